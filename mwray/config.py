@@ -1,0 +1,204 @@
+"""Settings: frozen dataclasses that are read strictly, overridden by dotted name and fingerprinted.
+
+Each setting class sits beside the class that it configures and is marked with `@config`. An experiment is a tree of
+them, so every field has one dotted name ("data.bias.rate"), which is the name on the command line, in a search space,
+in a record and in a report. Only this file imports pydantic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+
+import pydantic
+
+T = TypeVar("T")
+
+tagged = pydantic.Discriminator("name")
+"""Marks a union of setting classes that are told apart by their field `name`: `Annotated[A | B, tagged]`."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: names the field, what was given, and what would do."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Turn a class body of annotated fields into frozen, keyword-only, strictly read settings."""
+    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def read(cls: type[T], data: Mapping[str, Any]) -> T:
+    """Build `cls` from nested plain data (as JSON gives it).
+
+    Raises ConfigError naming the dotted field for an unknown name, a wrong type or an impossible value; all
+    mistakes are listed, one per line.
+    """
+    try:
+        text = json.dumps(data)
+    except TypeError as error:
+        raise ConfigError(f"{cls.__name__} holds a value that JSON cannot write: {error}") from error
+    try:
+        return pydantic.TypeAdapter(cls).validate_json(text)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(cls, data, mistake) for mistake in error.errors())) from None
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Nested plain data that `read` turns back into equal settings (tuples become lists, as in JSON)."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return plain
+
+
+def leaves(settings: Any) -> dict[str, Any]:
+    """Every field of a tree of settings by its dotted name, in order of declaration."""
+    return dict(_leaves(to_dict(settings), ""))
+
+
+def override(settings: T, values: Mapping[str, Any]) -> T:
+    """Return `settings` with the fields named in `values` (dotted names) replaced, read strictly again.
+
+    Setting the `name` of a tagged union ("method.name") to another member starts that member from its own defaults.
+
+    Raises:
+        ConfigError: unknown name (with the nearest valid one), wrong type or impossible value.
+    """
+    data = to_dict(settings)
+    ordered = sorted(values, key=lambda name: (not name.endswith("name"), name.count(".")))
+    for name in ordered:
+        _assign(data, name, values[name])
+    return read(type(settings), data)
+
+
+def parse(settings: Any, assignment: str) -> tuple[str, Any]:
+    """Split "a.b=c" as typed on a command line; the value is JSON where it can be, else text.
+
+    A field whose value is text in `settings` keeps the text as typed ("1-100-1", but also "5").
+
+    Raises:
+        ConfigError: there is no "=".
+    """
+    name, equals, text = (part.strip() for part in assignment.partition("="))
+    if not equals or not name:
+        raise ConfigError(f"{assignment!r} is not of the form field=value, for example seed=1")
+    if text.lower() in ("none", "null"):
+        return name, None
+    if isinstance(leaves(settings).get(name), str):
+        return name, text
+    try:
+        return name, json.loads(text)
+    except json.JSONDecodeError:
+        lowered = text.lower()
+        return name, {"true": True, "false": False}.get(lowered, text)
+
+
+def fingerprint(settings: Any) -> str:
+    """Twelve hexadecimal digits that are equal for equal settings and differ otherwise (SHA-256 of sorted JSON)."""
+    text = json.dumps(to_dict(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def nearest(name: str, known: Iterator[str] | list[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name nearest to `name`, or "" where none is near."""
+    known = list(known)
+    by_last = {k.rsplit(".", 1)[-1]: k for k in known}
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    if not close:
+        close = [by_last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last, 1, 0.6)]
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def names(cls: type) -> list[str]:
+    """Every dotted name that can be set somewhere under `cls`, over all members of tagged unions."""
+    return list(dict.fromkeys(_names(cls, "")))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _assign(data: dict[str, Any], name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    here = data
+    for part in path:
+        if not isinstance(here.get(part), dict):
+            here[part] = {}  # unknown, or an optional section: the strict reader decides
+        here = here[part]
+    if last == "name" and path and here.get("name") != value:
+        here.clear()
+    here[last] = value
+
+
+def _members(annotation: Any) -> list[type]:
+    """The setting classes that a field may hold: one, or the members of a union."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return [option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)]
+
+
+def _names(cls: type, prefix: str) -> Iterator[str]:
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        members = _members(hints[field.name])
+        if not members:
+            yield f"{prefix}{field.name}"
+        for member in members:
+            yield from _names(member, f"{prefix}{field.name}.")
+
+
+def _dotted(cls: type, location: tuple[int | str, ...]) -> tuple[str, type | None]:
+    """The dotted name of an error's location, without union tags, and the class that owns its last part."""
+    parts: list[str] = []
+    options: list[type] = [cls]
+    owner: type | None = cls
+    for part in location:
+        tagged_options = [option for option in options if _tag(option) == part]
+        if len(options) > 1 and tagged_options:
+            options = tagged_options
+            continue
+        owner = options[0] if options else None
+        parts.append(str(part))
+        hints = get_type_hints(owner, include_extras=True) if owner else {}
+        options = _members(hints[part]) if part in hints else []
+    return ".".join(parts), owner
+
+
+def _tag(cls: type) -> str | None:
+    hint = get_type_hints(cls).get("name")
+    return get_args(hint)[0] if get_origin(hint) is Literal else None
+
+
+def _explain(cls: type, data: Mapping[str, Any], mistake: Any) -> str:
+    name, owner = _dotted(cls, mistake["loc"])
+    if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        prefix = name.rsplit(".", 1)[0] + "." if "." in name else ""
+        siblings = [prefix + field.name for field in dataclasses.fields(owner)] if owner else []
+        hint = nearest(name, siblings) or nearest(name, names(cls))
+        known = f" Known here: {', '.join(sorted(siblings))}." if siblings and not hint else ""
+        return f"{name}: there is no such field.{hint}{known}"
+    if mistake["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        expected = mistake.get("ctx", {}).get("expected_tags", "")
+        given = mistake.get("ctx", {}).get("tag")
+        hint = nearest(str(given), [tag.strip("' ") for tag in expected.split(",")])
+        return f"{name}.name: {given!r} is not one of {expected}.{hint}"
+    message = mistake["msg"].removeprefix("Value error, ")
+    where = name or cls.__name__
+    if mistake["type"] == "value_error":  # raised by a class's own check, which names its fields
+        return f"{where}: {message}"
+    if mistake["type"] == "missing":
+        return f"{where}: a value is needed."
+    return f"{where}: {mistake['input']!r} was given. {message}."

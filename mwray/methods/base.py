@@ -1,0 +1,74 @@
+"""The contract of a method: two verbs, `update` and `predict`; the training loop knows nothing else of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mwray.data.loader import Batch
+from mwray.data.splits import Splits
+from mwray.worker import Worker
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is given to build itself from."""
+
+    splits: Splits
+    worker: Worker
+    epochs: int
+    steps_per_epoch: int
+    seed: int
+    make_model: Callable[[str], nn.Module]
+    """A fresh network on the training device; same name, same initial weights ("init" for the first one)."""
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    learning_rate: Callable[[int], float]
+    """Learning rate of the classifier during an epoch (counted from 0)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimisation step shows: tensors on the training device, detached, never synchronised here."""
+
+    logits: Tensor  # [B, C] of the training batch, before the step
+    losses: Tensor  # [B] cross-entropy (or the method's own loss) of each training sample, before the step
+    weights: Tensor | None = None  # [B] each sample's weight in the step, any scale; None: the method does not weight
+    scalars: Mapping[str, Tensor] = field(default_factory=dict)  # further [] values, averaged over the epoch
+
+
+class Method(ABC):
+    """A way of training on biased labels. Abstract or final: nobody subclasses a concrete method."""
+
+    needs_meta: bool = False
+    """Whether `update` needs a meta batch: the loop refuses an experiment without meta images before it starts."""
+
+    @abstractmethod
+    def update(self, batch: Batch, meta: Batch | None) -> Step:
+        """Take one optimisation step on this worker's share of a training batch (and of a meta batch)."""
+
+    @abstractmethod
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, C, H, W] in evaluation mode."""
+
+    def epoch_start(self, epoch: int) -> None:  # noqa: B027 - most methods need nothing here
+        """Called before the first step of `epoch` (counted from 0): schedules, changes of phase."""
+
+    def epoch_end(self, epoch: int) -> None:  # noqa: B027
+        """Called after the last step of `epoch`, before it is evaluated and saved."""
+
+    def curve(self) -> Callable[[Tensor], Tensor] | None:
+        """The weight of a loss, [N] -> [N], where the method has such a function; it is drawn every epoch."""
+        return None
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Everything that a resume needs, as tensors, numbers, strings and nested dicts and lists of them."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""

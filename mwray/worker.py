@@ -1,0 +1,50 @@
+"""What the training loop may know of the process it runs in: rank, size, device, averages, reports.
+
+`LocalWorker` is the laptop; `mwray.cluster.worker` puts Ray Train or Ray Tune behind the same six members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Worker(Protocol):
+    """One of `size` processes that train one model together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Mean over workers of each tensor (same shapes everywhere, called in the same order); identity for one."""
+
+    def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Tell whoever started this process how far it is: called once per epoch by every worker."""
+
+    def resume(self) -> Path | None:
+        """A checkpoint that the starter holds for this run, or None."""
+
+
+class LocalWorker:
+    """A single process with nobody to report to."""
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.rank = 0
+        self.size = 1
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return `tensors` as they are: the mean over one worker."""
+        return list(tensors)
+
+    def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Do nothing."""
+
+    def resume(self) -> Path | None:
+        """Return None: the run's own folder is the only place to resume from."""
+        return None
