@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from mwray.config import config, tagged
+from mwray.config import config
 from mwray.data.splits import Data
-from mwray.methods.base_model import BaseModelConfig
-from mwray.methods.mwnet import MWNetConfig
+
+from mwray.methods.settings import MethodSettings, MWNetSettings
 from mwray.models import Model
 from mwray.optim import Optimizer
 
-MethodConfig = Annotated[BaseModelConfig | MWNetConfig, tagged]
+
 
 
 @config
@@ -22,7 +22,7 @@ class Experiment:
 
     data: Data = Data()
     model: Model = Model()
-    method: MethodConfig = MWNetConfig()
+    method: MethodSettings = MWNetSettings()
     optimizer: Optimizer = Optimizer()
     epochs: Annotated[int, Gt(0)] = 60
     batch_size: Annotated[int, Gt(0)] = 100

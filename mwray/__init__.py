@@ -1,0 +1,24 @@
+"""mwray: train classifiers on wrong or lopsided labels with Meta-Weight-Net and its rivals.
+
+`from mwray import MetaWeightNet` is the method alone, for a training loop of your own. Everything else starts from
+the command line (`mwray --help`) or from `mwray.train.loop.train`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mwray.meta.step import MetaWeightNet
+
+__version__ = "0.1.0"
+__all__ = ["MetaWeightNet", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when the heart is asked for: settings, records and reports must start in a blink."""
+    if name == "MetaWeightNet":
+        from mwray.meta.step import MetaWeightNet
+
+        return MetaWeightNet
+    raise AttributeError(f"module 'mwray' has no attribute {name!r}")

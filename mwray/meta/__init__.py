@@ -1,0 +1,1 @@
+"""The heart: Meta-Weight-Net's exact meta-gradient without a second-order graph."""

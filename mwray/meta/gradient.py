@@ -1,0 +1,166 @@
+"""The exact meta-gradient from inner products: weight maps, look-ahead steps and their derivatives.
+
+With eta_i(theta) the weight of sample i, L_i(w) its loss and w_hat = w - step(sum_i eta_i grad L_i), the chain rule
+gives (Shu et al. 2019, Eq. 6 and Eq. 9, for any weight map and any step whose Jacobian P in the gradient is known)
+
+    d L_meta(w_hat) / d theta = sum_i u_i d eta_i / d theta,     u_i = <grad L_i(w), P^T grad L_meta(w_hat)>.
+
+The u_i are one directional derivative of the loss vector, so no graph of a graph is ever built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mwray.worker import Worker
+
+WeightMap = Literal["normalized", "mean", "detached"]
+Direction = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one batch share: eta = V / divisor, the divisor being the same on every worker.
+
+    Averaging over workers the gradients of `sum(eta * losses)` gives the gradient of the global weighted loss.
+    """
+
+    values: Tensor  # V(L_i), [n], may carry the graph to theta
+    divisor: Tensor  # []
+    kind: WeightMap
+
+    @property
+    def eta(self) -> Tensor:
+        """The weights themselves, [n], detached."""
+        return self.values.detach() / self.divisor
+
+    def cotangent(self, alignment: Tensor, worker: Worker) -> Tensor:
+        """Derivative of sum_i u_i eta_i by each V_i, [n], for `alignment` u [n].
+
+        Eq. 40's sum lies in the graph, which subtracts the weighted mean of u over the whole (global) batch.
+        """
+        if self.kind != "normalized":
+            return alignment / self.divisor
+        (baseline,) = worker.average([(alignment * self.eta).sum()])
+        return (alignment - baseline) / self.divisor
+
+
+def weigh(values: Tensor, kind: WeightMap, tau: float, worker: Worker) -> Weights:
+    """Form the weights of a batch from the weight net's outputs `values` [n].
+
+    "normalized" is the paper's Eq. 40, "mean" its Eq. 3, "detached" the form of the authors' later code (CMW-Net).
+    """
+    if kind == "mean":
+        return Weights(values, values.new_tensor(len(values)), kind)
+    (total,) = worker.average([values.detach().sum()])
+    return Weights(values, torch.where(total == 0, total.new_tensor(tau), total), kind)
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """The parameters after a virtual step, and the transposed Jacobian of that step by the gradient."""
+
+    parameters: list[Tensor]
+    pull_back: Callable[[Sequence[Tensor]], Direction]
+
+
+def look_ahead(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    kind: Literal["sgd", "optimizer"],
+) -> LookAhead:
+    """Take the virtual step from `parameters` along `gradients`, leaving both and the optimiser's state untouched.
+
+    "sgd": w - lr * g, with each parameter group's current lr (Eq. 3). "optimizer": what `optimizer.step()` would do
+    next, momentum, weight decay and all, for torch.optim.SGD, Adam and AdamW.
+
+    Raises:
+        ValueError: "optimizer" with another optimiser, or a setting of it that has no smooth step.
+    """
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    settings = [groups[id(p)] for p in parameters]
+    if kind == "sgd":
+        return _plain(parameters, gradients, [group["lr"] for group in settings])
+    states = [optimizer.state.get(p, {}) for p in parameters]
+    if isinstance(optimizer, torch.optim.SGD):
+        return _momentum(parameters, gradients, settings, states)
+    if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass of it from torch 2.7 on
+        return _adam(parameters, gradients, settings, states)
+    raise ValueError(
+        f"look_ahead='optimizer' knows torch.optim.SGD, Adam and AdamW, not {type(optimizer).__name__}; "
+        "look_ahead='sgd' works with every optimiser"
+    )
+
+
+def _plain(parameters: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[float | Tensor]) -> LookAhead:
+    ahead = [p.detach() - lr * g for p, g, lr in zip(parameters, gradients, rates, strict=True)]
+    return LookAhead(ahead, lambda meta: [-lr * g for g, lr in zip(meta, rates, strict=True)])
+
+
+def _momentum(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    settings: Sequence[Mapping],  # type: ignore[type-arg]
+    states: Sequence[Mapping],  # type: ignore[type-arg]
+) -> LookAhead:
+    """torch.optim.SGD's step: its Jacobian in the gradient is a number for each parameter."""
+    ahead, factors = [], []
+    for p, g, group, state in zip(parameters, gradients, settings, states, strict=True):
+        sign = -1.0 if group["maximize"] else 1.0
+        step = sign * g + group["weight_decay"] * p.detach()
+        factor, mu, damping = 1.0, group["momentum"], 1 - group["dampening"]
+        if mu:
+            buffer = state.get("momentum_buffer")
+            heavy = step if buffer is None else mu * buffer + damping * step
+            slope = 1.0 if buffer is None else damping
+            step, factor = (step + mu * heavy, 1 + mu * slope) if group["nesterov"] else (heavy, slope)
+        ahead.append(p.detach() - group["lr"] * step)
+        factors.append(-group["lr"] * sign * factor)
+    return LookAhead(ahead, lambda meta: [factor * g for g, factor in zip(meta, factors, strict=True)])
+
+
+def _adam(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    settings: Sequence[Mapping],  # type: ignore[type-arg]
+    states: Sequence[Mapping],  # type: ignore[type-arg]
+) -> LookAhead:
+    """Adam's and AdamW's step is elementwise: autograd of it alone gives the exact diagonal Jacobian.
+
+    Where the second moment is zero the step's slope has no limit; there the derivative is taken as zero.
+    """
+    leaves = [g.detach().requires_grad_() for g in gradients]
+    with torch.enable_grad():
+        ahead = [
+            _adam_step(p.detach(), g, group, state)
+            for p, g, group, state in zip(parameters, leaves, settings, states, strict=True)
+        ]
+
+    def pull_back(meta: Sequence[Tensor]) -> Direction:
+        return [torch.nan_to_num(d, 0.0, 0.0, 0.0) for d in torch.autograd.grad(ahead, leaves, list(meta))]
+
+    return LookAhead([a.detach() for a in ahead], pull_back)
+
+
+def _adam_step(p: Tensor, g: Tensor, group: Mapping, state: Mapping) -> Tensor:  # type: ignore[type-arg]
+    if group["amsgrad"]:
+        raise ValueError("look_ahead='optimizer' does not know Adam with amsgrad=True; use look_ahead='sgd'")
+    b1, b2 = group["betas"]
+    step = float(state["step"]) + 1 if state else 1.0
+    first = state["exp_avg"] if state else torch.zeros_like(p)
+    second = state["exp_avg_sq"] if state else torch.zeros_like(p)
+    g = -g if group["maximize"] else g
+    if group["decoupled_weight_decay"]:  # AdamW
+        p = p * (1 - group["lr"] * group["weight_decay"])
+    else:
+        g = g + group["weight_decay"] * p
+    first = b1 * first + (1 - b1) * g
+    second = b2 * second + (1 - b2) * g * g
+    scale = (second / (1 - b2**step)).sqrt() + group["eps"]
+    return p - group["lr"] * (first / (1 - b1**step)) / scale

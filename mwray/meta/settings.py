@@ -1,0 +1,46 @@
+"""Settings of the weight net and of the meta step (no torch here: settings are checked before anything heavy loads)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from mwray.config import config
+
+
+@config
+class WeightNetSettings:
+    """The net that maps a sample's loss to its weight, and its optimiser.
+
+    The paper gives shape 1-100-1 and the rate 1e-3 and leaves the optimiser open; its released scripts use SGD with
+    Nesterov momentum 0.9 and weight decay 5e-4 (2019) and Adam with weight decay 1e-4 (2020).
+    """
+
+    shape: str = "1-100-1"
+    """Widths of the layers as the paper writes them; hidden layers are ReLU, the output is a sigmoid."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: Annotated[float, Gt(0)] = 1e-3
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """SGD only; Nesterov's form, as in the released scripts."""
+    weight_decay: Annotated[float, Ge(0)] = 5e-4
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"1(-[1-9]\d*)+-1", self.shape):
+            raise ValueError(
+                f"shape {self.shape!r} is not a weight net: it takes one loss and gives one weight, "
+                "for example '1-100-1' or '1-10-10-1'"
+            )
+
+
+@config
+class MetaSettings:
+    """How the weights of a batch are formed and what the look-ahead step is."""
+
+    weight_map: Literal["normalized", "mean", "detached"] = "normalized"
+    """eta_i of V_i = V(L_i): V_i / sum V with the sum in the graph (Eq. 40); V_i / n; V_i / sum V, sum detached."""
+    tau: Annotated[float, Gt(0)] = 1.0
+    """Divides in place of a sum that is exactly zero (Eq. 40 leaves its value open: it keeps 0/0 away, no more)."""
+    look_ahead: Literal["sgd", "optimizer"] = "sgd"
+    """The virtual step: plain SGD (Eq. 3), or the real optimiser's own step with its momentum and weight decay."""

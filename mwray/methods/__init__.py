@@ -1,0 +1,1 @@
+"""Methods of training on biased labels. Importing this package imports torch; their settings do not."""

@@ -1,0 +1,31 @@
+"""Which class carries out which settings: a written-out table, and the only place that builds a method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mwray.config import ConfigError
+from mwray.methods.base import Method, Setup
+from mwray.methods.base_model import BaseModel
+from mwray.methods.mwnet import MWNet
+
+METHODS: dict[str, Any] = {
+    "base": BaseModel,
+    "mwnet": MWNet,
+}
+
+
+def build(settings: Any, setup: Setup) -> Method:
+    """Build the method that `settings` describe.
+
+    Raises:
+        ConfigError: the method needs meta images and the experiment holds none out.
+    """
+    method = METHODS[settings.name]
+    if method.needs_meta and len(setup.splits.meta) == 0:
+        raise ConfigError(
+            f"data.num_meta: method {settings.name!r} learns from clean meta images and 0 are held out; "
+            f"set data.num_meta to {10 * setup.splits.num_classes} or more, or method.name=base"
+        )
+    built: Method = method(settings, setup)
+    return built

@@ -1,0 +1,147 @@
+"""A run's folder: what was asked for, in what environment, what each epoch measured, and whether it finished.
+
+    experiment.json    the whole experiment, as `mwray.config.read(Experiment, ...)` takes it
+    environment.json   versions, machine, device, command, sizes of the sets (one entry for each time it was started)
+    records.jsonl      one line per finished epoch, flat dotted names
+    checkpoint-*.pt    the newest states (mwray/train/checkpoint.py)
+    done               the summary; the run is finished exactly when this file exists
+
+Every file is written whole or not at all. No torch here: reports read these folders without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("mwray", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
+
+
+class RecordError(ValueError):
+    """A run folder that cannot be used: names the file and what is wrong with it."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or a machine that stops, sees all of it or what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class Run:
+    """One run's folder. Reading needs nothing but the files; writing is rank 0's alone."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def experiment(self) -> dict[str, Any]:
+        """The experiment as nested plain data.
+
+        Raises:
+            RecordError: there is none in this folder, or it is not readable.
+        """
+        return dict(self._read("experiment.json"))
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat mapping per finished epoch; a last line cut short by a crash is left out."""
+        path = self.folder / "records.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        records = []
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise RecordError(f"{path}, line {number}: not a JSON record ({error.msg})") from None
+        return records
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the finished run came to, or None while it is not finished."""
+        return dict(self._read("done")) if (self.folder / "done").exists() else None
+
+    @property
+    def state(self) -> str:
+        """Return "done", "started" or "empty"."""
+        if (self.folder / "done").exists():
+            return "done"
+        return "started" if (self.folder / "experiment.json").exists() else "empty"
+
+    def start(self, experiment: Mapping[str, Any], environment: Mapping[str, Any], epoch: int) -> None:
+        """Begin or go on at `epoch` (the number of finished epochs): later records are dropped.
+
+        Raises:
+            RecordError: the folder belongs to another experiment.
+        """
+        if self.state != "empty" and self.experiment() != experiment:
+            raise RecordError(
+                f"{self.folder}: holds another experiment than the one asked for; give a folder of its own, "
+                "or remove this one"
+            )
+        self._write("experiment.json", experiment)
+        path = self.folder / "environment.json"
+        started = list(self._read("environment.json")) if path.exists() else []
+        self._write("environment.json", [*started, {**environment, "epoch": epoch}])
+        kept = [record for record in self.records() if record["epoch"] <= epoch]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.folder / "records.jsonl", text.encode())
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add the record of one finished epoch and wait until it is on the disk."""
+        with (self.folder / "records.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as finished."""
+        self._write("done", summary)
+
+    def _write(self, name: str, data: Any) -> None:
+        write_atomically(self.folder / name, (json.dumps(data, indent=1) + "\n").encode())
+
+    def _read(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise RecordError(f"{path}: there is no such file; is {self.folder} the folder of a run?") from None
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{path}: not readable as JSON ({error.msg}, line {error.lineno})") from None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, time and command of this process, for a reader who wants to repeat a number."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
