@@ -7,13 +7,10 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from mwray.config import config
-from mwray.data.splits import Data
-
+from mwray.data.settings import Data
 from mwray.methods.settings import MethodSettings, MWNetSettings
-from mwray.models import Model
+from mwray.models.settings import Model
 from mwray.optim import Optimizer
-
-
 
 
 @config
@@ -31,4 +28,5 @@ class Experiment:
     """Meta images per step, over all workers; a smaller meta set is used whole in every step."""
     seed: Annotated[int, Ge(0)] = 0
     """Split, noise, initialisation, order and augmentation each draw from a generator of their own keyed by it."""
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32"] = "fp32"
+    """On a GPU of Ampere's generation or later, tf32 multiplies matrices and convolutions with 10-bit mantissas."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from annotated_types import Ge, Gt, Lt
-from torch import nn
 
 from mwray.config import config
+
+if TYPE_CHECKING:  # settings are checked before anything heavy loads
+    import torch
+    from torch import nn
 
 
 @config
@@ -37,6 +39,8 @@ class Optimizer:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """Return a fresh optimiser over `parameters`, one group: weight decay on all of them, as in the paper's code."""
-        return torch.optim.SGD(
+        from torch.optim import SGD
+
+        return SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )

@@ -31,6 +31,10 @@ class BaseModel(Method):
         self.classifier.descend(losses.mean())
         return Step(logits.detach(), losses.detach())
 
+    def epoch_end(self, epoch: int) -> None:
+        """Agree on running statistics."""
+        self.classifier.agree()
+
     def predict(self, x: Tensor) -> Tensor:
         """Logits [B, C]."""
         return self.classifier.predict(x)

@@ -42,6 +42,12 @@ class Classifier:
             parameter.grad = gradient
         self.optimizer.step()
 
+    def agree(self) -> None:
+        """Average running statistics over workers: each saw its own share of every batch."""
+        held = [b for b in self.network.buffers() if b.is_floating_point()]
+        for buffer, mean in zip(held, self._worker.average(held), strict=True):
+            buffer.copy_(mean)
+
     def predict(self, x: Tensor) -> Tensor:
         """Logits [B, C] in evaluation mode, without a graph."""
         self.network.eval()

@@ -48,6 +48,10 @@ class MWNet(Method):
         weighted = (step.weights * step.losses).sum()
         return Step(step.logits, step.losses, step.values, {"meta_loss": step.meta_loss, "weighted_loss": weighted})
 
+    def epoch_end(self, epoch: int) -> None:
+        """Agree on running statistics."""
+        self.classifier.agree()
+
     def predict(self, x: Tensor) -> Tensor:
         """Logits [B, C]."""
         return self.classifier.predict(x)

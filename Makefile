@@ -1,0 +1,47 @@
+# Each target makes the virtual environment it needs; nothing else has to be installed than python3, make and git.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# CPU threads of one process. Trials set their own; this keeps a single test run from oversubscribing small machines.
+export OMP_NUM_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
+
+.PHONY: help tune train test test-slow check format clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+tune: $(VENV)/.use  ## a real search on real images: digits with 40 % wrong labels (about 4 minutes on 2 cores)
+	$(BIN)/python launch/tune.py $(ARGS)
+
+train: $(VENV)/.use  ## one training of Meta-Weight-Net on the same images, with its pictures
+	$(BIN)/python launch/train.py $(ARGS)
+
+test: $(VENV)/.dev  ## the tests, without those marked slow
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev  ## the slow ones
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.dev  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## put the code into the form that `check` asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:           ## remove the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12) and "mwray needs Python 3.11 or 3.12; name one: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.use: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.use

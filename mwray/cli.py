@@ -1,0 +1,181 @@
+"""The verbs: train, tune, fetch, recipes. Whatever is heavy is imported inside the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mwray import __version__
+from mwray.config import fingerprint, leaves, override, parse
+from mwray.experiment import Experiment
+from mwray.recipes import RECIPES, recipe
+
+DEFAULT_SPACE = Path("search_spaces/digits.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 1 failed on the way, 2 refused before it began, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="mwray: %(message)s")
+    if getattr(options, "data", None):
+        os.environ["MWRAY_DATA"] = str(Path(options.data).resolve())
+    try:
+        code: int = options.verb(options)
+        return code
+    except KeyboardInterrupt:
+        print("\nmwray: stopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:  # ConfigError, RecordError, CheckpointError, DataError
+        print(f"mwray: {error}", file=sys.stderr)
+        return 2
+    except ArithmeticError as error:  # NonFiniteLoss
+        print(f"mwray: {error}", file=sys.stderr)
+        return 1
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train one experiment, here or over several workers, and say what came out."""
+    experiment = _experiment(options)
+    folder = Path(options.folder or Path("runs/train") / run_name(options.recipe, experiment)).resolve()
+    if options.workers > 1:
+        from mwray.cluster.trainer import fit
+
+        summary = fit(experiment, folder, options.workers, address=options.address, gpus_per_worker=options.gpus)
+    else:
+        summary = _train_here(experiment, folder, options)
+    print(describe(summary, folder))
+    return 0
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Search a space over Ray; show trials as they go, and the leaderboard at the end."""
+    from mwray.space import load
+
+    space = load(Path(options.space), options.set)
+    from mwray.cluster.search import search
+
+    folder = Path(options.folder or Path("runs/search") / space.name).resolve()
+    result = search(
+        space,
+        folder,
+        trials=options.trials,
+        address=options.address,
+        concurrency=options.concurrency,
+        gpus_per_trial=options.gpus_per_trial,
+        workers_per_trial=options.workers_per_trial,
+    )
+    return 0 if result.finished else 1
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Download a data set with torchvision."""
+    from mwray.data.sources import fetch as download
+
+    where = Path(options.data or os.environ.get("MWRAY_DATA", "data").split(os.pathsep)[0])
+    download(options.source, where)
+    print(f"{options.source} is in {where.resolve()}")
+    return 0
+
+
+def recipes(options: argparse.Namespace) -> int:
+    """List the recipes, or every field of one with its value."""
+    if options.recipe:
+        for name, value in leaves(_experiment(options)).items():
+            print(f"{name} = {value}")
+        return 0
+    for name, function in RECIPES.items():
+        print(f"{name:20} {(function.__doc__ or '').strip().splitlines()[0]}")
+    return 0
+
+
+def run_name(name: str, experiment: Experiment) -> str:
+    """Folder name of one training: what a person looks for first, then the fingerprint that makes it unique."""
+    return f"{name}-{experiment.method.name}-seed{experiment.seed}-{fingerprint(experiment)}"
+
+
+def describe(summary: dict[str, object], folder: Path) -> str:
+    """The last lines of a training: its accuracies, each named, and where everything is."""
+    named = (
+        ("test.last", "test accuracy, last epoch"),
+        ("test.last5", "test accuracy, mean of the last five epochs"),
+        ("test.at_best_validation", "test accuracy, at the best validation epoch"),
+        ("test.best", "test accuracy, best epoch on the test set (an oracle: do not select by it)"),
+        ("validation.last", "validation accuracy, last epoch"),
+    )
+    lines = [f"{100 * float(str(summary[key])):7.2f} %  {text}" for key, text in named if key in summary]
+    return "\n".join([*lines, f"Records, checkpoint and pictures: {folder}"])
+
+
+def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> dict[str, object]:
+    from mwray.train.loop import train as train_loop
+    from mwray.train.sinks import ConsoleSink, PictureSink, TensorBoardSink
+    from mwray.worker import LocalWorker
+
+    sinks = [ConsoleSink(), TensorBoardSink(), PictureSink()]
+    return train_loop(
+        experiment,
+        folder,
+        worker=LocalWorker(options.device),
+        sinks=sinks,
+        checkpoint_every=options.checkpoint_every,
+    )
+
+
+def _experiment(options: argparse.Namespace) -> Experiment:
+    experiment = recipe(options.recipe)
+    for assignment in options.set:
+        name, value = parse(experiment, assignment)
+        experiment = override(experiment, {name: value})
+    return experiment
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mwray", description="Train on wrong or lopsided labels.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    one = verbs.add_parser("train", help="one training")
+    one.add_argument("recipe", nargs="?", default="digits", help="see `mwray recipes` (default: digits)")
+    one.add_argument("--workers", type=_positive, default=1, help="train over so many Ray Train workers")
+    one.add_argument("--gpus", type=float, default=0, help="GPUs for each of several workers")
+    one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    one.add_argument("--checkpoint-every", type=_positive, default=1, metavar="EPOCHS")
+    one.set_defaults(verb=train)
+
+    many = verbs.add_parser("tune", help="a search over Ray")
+    many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help=f"default: {DEFAULT_SPACE}")
+    many.add_argument("--trials", type=_positive, help="instead of the space's own number")
+    many.add_argument("--concurrency", type=_positive, metavar="K", help="trials at once (default: what fits)")
+    many.add_argument("--gpus-per-trial", type=float, metavar="F", help="a fraction shares one GPU among trials")
+    many.add_argument("--workers-per-trial", type=_positive, default=1, metavar="W")
+    many.set_defaults(verb=tune)
+
+    for verb in (one, many):
+        verb.add_argument("--address", help="a running Ray cluster: auto, or host:port (default: this machine)")
+        verb.add_argument("--folder", help="where records, checkpoints and pictures go (default: under runs/)")
+
+    listing = verbs.add_parser("recipes", help="list the recipes, or the fields of one")
+    listing.add_argument("recipe", nargs="?")
+    listing.set_defaults(verb=recipes)
+    for verb in (one, many, listing):
+        verb.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="by dotted name; repeatable")
+
+    download = verbs.add_parser("fetch", help="download a data set")
+    download.add_argument("source", choices=["cifar10", "cifar100", "fashion_mnist"])
+    download.set_defaults(verb=fetch)
+    for verb in (one, many, download):
+        verb.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+

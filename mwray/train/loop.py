@@ -1,0 +1,256 @@
+"""The training loop: the only one. It knows no method by name, no cluster, and prints nothing itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mwray.config import fingerprint, read, to_dict
+from mwray.data.loader import Batch, Loader
+from mwray.data.splits import Splits, split
+from mwray.experiment import Experiment
+from mwray.methods import registry
+from mwray.methods.base import Method, Setup
+from mwray.models import build as build_model
+from mwray.records import Run, environment
+from mwray.seeding import key, rng
+from mwray.train import checkpoint
+from mwray.train.evaluate import evaluate, summarise
+from mwray.train.sinks import RunInfo, Sink
+from mwray.train.tracker import Tracker
+from mwray.worker import LocalWorker, Worker
+
+CHECK_EVERY = 50
+"""Steps between two looks at the loss: each look waits for the device."""
+
+
+class NonFiniteLoss(FloatingPointError):
+    """Training diverged: the loss is infinite or not a number."""
+
+
+def train(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    worker: Worker | None = None,
+    sinks: Sequence[Sink] = (),
+    checkpoint_every: int = 1,
+) -> dict[str, Any]:
+    """Train `experiment` in `folder` and return its summary; go on from the newest checkpoint found there.
+
+    A run that was stopped at any moment and started again ends with the same bits as one never stopped. A finished
+    folder is not trained again: its summary is returned.
+
+    Args:
+        experiment: what to train; checked again here, since code can build settings that no reader has seen.
+        folder: the run's own folder; made if it is not there.
+        worker: this process among those that train together; default: alone, on the GPU if there is one.
+        sinks: who is told; on several workers only rank 0's are.
+        checkpoint_every: epochs between two checkpoints; the last epoch always has one.
+
+    Raises:
+        ConfigError: the experiment cannot be run (the message names the field).
+        NonFiniteLoss: the loss is not finite; names epoch and step.
+        RecordError: `folder` holds another experiment.
+    """
+    worker = worker or LocalWorker()
+    experiment = read(Experiment, to_dict(experiment))
+    finished = Run(folder).summary() if Run(folder).state == "done" else None
+    if finished is not None and Run(folder).experiment() == to_dict(experiment):
+        return finished
+    with _random_state_of_caller(worker.device), _precision(experiment.precision):
+        session = Session(experiment, folder, worker, sinks if worker.rank == 0 else ())
+        try:
+            return session.run(checkpoint_every)
+        finally:
+            session.close()
+
+
+@contextmanager
+def _precision(name: str) -> Iterator[None]:
+    """Multiply in `name` while training, and leave the caller's choice as it was."""
+    convolution, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = convolution.fp32_precision, matmul.fp32_precision
+    convolution.fp32_precision = matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision, matmul.fp32_precision = before
+
+
+def _random_state_of_caller(device: torch.device) -> AbstractContextManager[None]:
+    """Keep the caller's global generators as they are: dropout and initial weights draw from them here."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+class Session:
+    """One start of one run: built from the experiment, continued from the folder, closed at the end."""
+
+    def __init__(self, experiment: Experiment, folder: Path, worker: Worker, sinks: Sequence[Sink]) -> None:
+        self.experiment, self.worker, self.sinks = experiment, worker, list(sinks)
+        self.record = Run(folder)
+        self.splits = split(experiment.data, experiment.seed)
+        self.train = self._loader(self.splits, "train")
+        self.meta = self._loader(self.splits, "meta")
+        self.validation = self._loader(self.splits, "validation")
+        self.test = self._loader(self.splits, "test")
+        self.dropped = self.train.dropped(experiment.batch_size)
+        self.steps = (len(self.splits.train) - self.dropped) // experiment.batch_size
+        self.method: Method = registry.build(experiment.method, self._setup())
+        self.tracker = Tracker(self.splits.train, worker)
+
+    def run(self, checkpoint_every: int) -> dict[str, Any]:
+        """Train the epochs that are missing; returns the summary."""
+        first = self._resume()
+        records = self._begin(first)
+        for epoch in range(first, self.experiment.epochs):
+            values, arrays = self._epoch(epoch)
+            records.append(values)
+            if self.worker.rank == 0:
+                self.record.append(values)
+            last = epoch + 1 == self.experiment.epochs
+            saved = self._save(epoch + 1) if last or (epoch + 1) % checkpoint_every == 0 else None
+            for sink in self.sinks:
+                sink.write(epoch + 1, values, arrays)
+            self.worker.report(values, saved)
+        return self._finish(records)
+
+    def close(self) -> None:
+        """Close every sink, also after an error."""
+        for sink in self.sinks:
+            sink.close()
+
+    def _loader(self, splits: Splits, name: str) -> Loader:
+        augment = self.experiment.data.augment and name in ("train", "meta")
+        return Loader(getattr(splits, name), splits, self.worker.device, augment)
+
+    def _setup(self) -> Setup:
+        experiment = self.experiment
+        return Setup(
+            splits=self.splits,
+            worker=self.worker,
+            epochs=experiment.epochs,
+            steps_per_epoch=self.steps,
+            seed=experiment.seed,
+            make_model=self._make_model,
+            make_optimizer=experiment.optimizer.build,
+            learning_rate=experiment.optimizer.learning_rate,
+        )
+
+    def _make_model(self, name: str) -> torch.nn.Module:
+        """Initial weights depend on seed and name alone: they are drawn on the CPU, then moved."""
+        torch.manual_seed(key(self.experiment.seed, "network", name))
+        model = build_model(self.experiment.model, self.splits.num_classes, self.splits.shape)
+        return model.to(self.worker.device)
+
+    def _resume(self) -> int:
+        """Restore the newest state; returns the number of finished epochs."""
+        state = checkpoint.latest(self.record.folder, self.worker.device, self.worker.resume())
+        if state is None:
+            return 0
+        if state["experiment"] != fingerprint(self.experiment):
+            raise checkpoint.CheckpointError(
+                f"{self.record.folder}: its checkpoint belongs to another experiment; give a folder of its own"
+            )
+        self.method.restore(state["method"])
+        return int(state["epoch"])
+
+    def _begin(self, first: int) -> list[dict[str, Any]]:
+        if self.worker.rank == 0:
+            self.record.start(to_dict(self.experiment), {**environment(), **self._sizes()}, first)
+        info = RunInfo.of(self.experiment, self.record.folder, self.steps, first, self.splits.class_names)
+        for sink in self.sinks:
+            sink.start(info)
+        return [record for record in self.record.records() if record["epoch"] <= first]
+
+    def _sizes(self) -> dict[str, Any]:
+        return {
+            "device": str(self.worker.device),
+            "device_name": torch.cuda.get_device_name(self.worker.device) if self.worker.device.type == "cuda" else "",
+            "threads": torch.get_num_threads(),
+            "workers": self.worker.size,
+            "num_train": len(self.splits.train),
+            "num_meta": len(self.splits.meta),
+            "num_validation": len(self.splits.validation),
+            "num_test": len(self.splits.test),
+            "dropped_per_epoch": self.dropped,
+        }
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Batch, Batch | None]]:
+        """Training batches of `epoch`, each with its meta batch. Keyed by epoch: a resume needs no generator's state."""
+        experiment, device = self.experiment, self.worker.device
+        share = {"rank": self.worker.rank, "size": self.worker.size}
+        order, crop = rng(experiment.seed, "order", epoch), rng(experiment.seed, "augment", epoch, device=device)
+        batches = self.train.epoch(experiment.batch_size, order, crop, **share)
+        if not self.method.needs_meta:
+            return ((batch, None) for batch in batches)
+        order = rng(experiment.seed, "meta-order", epoch)
+        crop = rng(experiment.seed, "meta-augment", epoch, device=device)
+        return zip(batches, self.meta.cycle(experiment.meta_batch_size, order, crop, **share), strict=False)
+
+    def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        started = time.perf_counter()
+        torch.manual_seed(key(self.experiment.seed, "dropout", epoch, self.worker.rank))
+        self.tracker.reset()
+        self.method.epoch_start(epoch)
+        for number, (batch, meta) in enumerate(self._batches(epoch), 1):
+            self.tracker.add(batch, self.method.update(batch, meta))
+            if number % CHECK_EVERY == 0 or number == self.steps:
+                self._check_finite(epoch, number)
+            for sink in self.sinks:
+                sink.step(epoch, number)
+        self.method.epoch_end(epoch)
+        seconds = time.perf_counter() - started
+        values, arrays = self.tracker.read()
+        speed = self.tracker.seen * self.worker.size / seconds
+        measured = {"lr": self.experiment.optimizer.learning_rate(epoch), **values, **self._evaluate(arrays)}
+        return {"epoch": epoch + 1, **measured, "seconds": seconds, "images_per_second": speed}, arrays
+
+    def _check_finite(self, epoch: int, step: int) -> None:
+        if not self.tracker.finite():
+            raise NonFiniteLoss(
+                f"epoch {epoch + 1}: the loss is not finite after step {step} of {self.steps} (looked at every "
+                f"{CHECK_EVERY} steps). A smaller optimizer.lr than {self.experiment.optimizer.lr} is the usual cure; "
+                f"the last good checkpoint is kept in {self.record.folder}"
+            )
+
+    def _evaluate(self, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for name, loader in (("validation", self.validation), ("test", self.test)):
+            if len(loader) == 0:
+                continue
+            result = evaluate(self.method.predict, loader, self.splits.num_classes)
+            values |= {f"{name}.accuracy": result.accuracy, f"{name}.loss": result.loss}
+            if name == "test":
+                arrays["confusion"] = result.confusion
+        self._draw_curve(arrays)
+        return values
+
+    def _draw_curve(self, arrays: dict[str, np.ndarray]) -> None:
+        curve = self.method.curve()
+        if curve is None:
+            return
+        top = float(np.nanmax(arrays["sample.loss"]))
+        losses = torch.linspace(0, top, 200)
+        arrays["curve.loss"] = losses.numpy()
+        arrays["curve.weight"] = curve(losses.to(self.worker.device)).float().cpu().numpy()
+
+    def _save(self, epoch: int) -> Path | None:
+        if self.worker.rank != 0:
+            return None
+        state = {"experiment": fingerprint(self.experiment), "method": self.method.state()}
+        return checkpoint.save(self.record.folder, epoch, state)
+
+    def _finish(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        summary = {**summarise(records), "dropped_per_epoch": self.dropped}
+        for sink in self.sinks:
+            sink.finish(summary)
+        if self.worker.rank == 0:
+            self.record.finish(summary)
+        return summary

@@ -1,0 +1,82 @@
+"""A run's folder is readable at any moment and never half-written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mwray.records import RecordError, Run, write_atomically
+
+
+def started(tmp_path, records=()):
+    run = Run(tmp_path / "run")
+    run.start({"seed": 1}, {"host": "here"}, 0)
+    for record in records:
+        run.append(record)
+    return run
+
+
+def test_states_of_a_run(tmp_path):
+    assert Run(tmp_path / "run").state == "empty"
+    run = started(tmp_path)
+    assert run.state == "started"
+    assert run.summary() is None
+    run.finish({"test.last": 0.5})
+    assert run.state == "done"
+    assert run.summary() == {"test.last": 0.5}
+
+
+def test_a_last_line_cut_short_is_left_out(tmp_path):
+    run = started(tmp_path, [{"epoch": 1}, {"epoch": 2}])
+    with (run.folder / "records.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "tr')
+    assert [r["epoch"] for r in run.records()] == [1, 2]
+    run.start({"seed": 1}, {}, 2)
+    run.append({"epoch": 3})
+    assert [r["epoch"] for r in run.records()] == [1, 2, 3]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    run = started(tmp_path, [{"epoch": 1}])
+    path = run.folder / "records.jsonl"
+    path.write_text("not json\n" + path.read_text())
+    with pytest.raises(RecordError, match="records.jsonl, line 1"):
+        run.records()
+
+
+def test_going_on_drops_what_the_checkpoint_does_not_hold(tmp_path):
+    run = started(tmp_path, [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}])
+    run.start({"seed": 1}, {"host": "there"}, 1)
+    assert [r["epoch"] for r in run.records()] == [1]
+    starts = json.loads((run.folder / "environment.json").read_text())
+    assert [(s["host"], s["epoch"]) for s in starts] == [("here", 0), ("there", 1)]
+
+
+def test_a_folder_of_another_experiment_is_refused(tmp_path):
+    run = started(tmp_path)
+    with pytest.raises(RecordError, match="another experiment"):
+        run.start({"seed": 2}, {}, 0)
+    assert run.experiment() == {"seed": 1}
+
+
+def test_missing_and_unreadable_files_are_named(tmp_path):
+    with pytest.raises(RecordError, match="is .* the folder of a run"):
+        Run(tmp_path).experiment()
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(RecordError, match="experiment.json: not readable as JSON"):
+        Run(tmp_path).experiment()
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
