@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from mwray.config import ConfigError
+from mwray.data.splits import Splits, Subset
+
+PADDING = 4  # pixels reflected at each border before the crop (He et al., 2016, section 4.2, pad with zeros)
 
 
 @dataclass(frozen=True)
@@ -14,3 +21,142 @@ class Batch:
     x: Tensor  # float32 [B, C, H, W], augmented and normalised
     y: Tensor  # int64 [B], observed labels
     index: Tensor  # int64 [B], positions in the training (or meta) set: 0 .. N-1
+
+
+class Loader:
+    """A set of images on the training device, and the batches drawn from it.
+
+    Nothing here waits for the device: one copy of the order per pass, the rest is queued.
+    """
+
+    def __init__(self, subset: Subset, splits: Splits, device: torch.device, augment: bool) -> None:
+        """Copy `subset` to `device`; `augment` is heeded where the data set allows it (`Splits.augmentable`)."""
+        self.images = subset.images.to(device)  # uint8 [N, C, H, W]
+        self.observed = subset.observed.to(device)  # int64 [N]
+        self.true = subset.true.to(device)  # int64 [N]
+        self.device = torch.device(device)
+        self.augment = augment and splits.augmentable
+        # (p / 255 - mean) / std as one product and one sum.
+        std = torch.tensor(splits.std, dtype=torch.float64)[:, None, None]
+        mean = torch.tensor(splits.mean, dtype=torch.float64)[:, None, None]
+        self._scale = (1 / (255 * std)).float().to(device)
+        self._shift = (-mean / std).float().to(device)
+        height, width = self.images.shape[2:]
+        self._rows = _windows(height).to(device)
+        self._columns = _windows(width).to(device)
+
+    def __len__(self) -> int:
+        return len(self.observed)
+
+    def steps(self, batch_size: int) -> int:
+        """Batches in one pass."""
+        return len(self) // batch_size
+
+    def dropped(self, batch_size: int) -> int:
+        """Images that a pass leaves out, as the last batch would be short: other ones in every pass."""
+        return len(self) % batch_size
+
+    def epoch(
+        self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int = 0, size: int = 1
+    ) -> Iterator[Batch]:
+        """One shuffled pass over the set, without the short last batch.
+
+        Of each batch worker `rank` of `size` gets the rank-th part; all workers must pass generators in equal states,
+        and together see exactly the images that a single process sees.
+
+        Args:
+            batch_size: images per batch, over all workers.
+            order: on the CPU.
+            augmentation: on the training device.
+            rank: this worker, 0 .. size - 1.
+            size: number of workers.
+
+        Raises:
+            ConfigError: `batch_size` does not divide by `size`, or exceeds the set.
+        """
+        _check_divides("batch_size", batch_size, size)
+        if batch_size > len(self):
+            raise ConfigError(
+                f"batch_size: a batch of {batch_size} images cannot be drawn from {len(self)} training images; at most "
+                f"{len(self)} would do"
+            )
+        return self._pass(batch_size, order, augmentation, rank, size)
+
+    def cycle(
+        self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int = 0, size: int = 1
+    ) -> Iterator[Batch]:
+        """The same without end, reshuffled at each pass: for the meta set.
+
+        A set smaller than `batch_size` is used whole in every step. Arguments as for `epoch`.
+
+        Raises:
+            ConfigError: the set is empty, or the batch does not divide by `size`.
+        """
+        if len(self) == 0:
+            raise ConfigError("data.num_meta: the meta set is empty, and this method learns from it; set it above 0")
+        if len(self) < batch_size:
+            _check_divides("data.num_meta", len(self), size)
+        else:
+            _check_divides("meta_batch_size", batch_size, size)
+        return self._endless(min(batch_size, len(self)), order, augmentation, rank, size)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """All images in order, not augmented, the last batch as short as it comes: for evaluation."""
+        for index in torch.arange(len(self), device=self.device).split(batch_size):
+            yield Batch(x=self.normalise(self.images[index]), y=self.observed[index], index=index)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Float32 images with mean 0 and deviation 1 per channel over the data set, from uint8 [B, C, H, W]."""
+        return pixels.float().mul_(self._scale).add_(self._shift)
+
+    def _endless(
+        self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int, size: int
+    ) -> Iterator[Batch]:
+        while True:
+            yield from self._pass(batch_size, order, augmentation, rank, size)
+
+    def _pass(
+        self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int, size: int
+    ) -> Iterator[Batch]:
+        shuffled = torch.randperm(len(self), generator=order).to(self.device)
+        share = slice(rank * batch_size // size, (rank + 1) * batch_size // size)
+        for step in range(len(self) // batch_size):
+            index = shuffled[step * batch_size : (step + 1) * batch_size][share]
+            if self.augment:
+                draws = _draw(batch_size, augmentation, self.device)
+                pixels = self._crop(index, *(draw[share] for draw in draws))
+            else:
+                pixels = self.images[index]
+            yield Batch(x=self.normalise(pixels), y=self.observed[index], index=index)
+
+    def _crop(self, index: Tensor, down: Tensor, right: Tensor, mirror: Tensor) -> Tensor:
+        """Images [B, C, H, W] reflect-padded, cropped at `down` and `right` [B] and mirrored where `mirror` [B]."""
+        rows = self._rows[down]  # [B, H]
+        columns = self._columns[right]  # [B, W]
+        columns = torch.where(mirror[:, None], columns.flip(1), columns)
+        channels = torch.arange(self.images.shape[1], device=self.device)
+        return self.images[
+            index[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
+        ]
+
+
+def _draw(count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Offsets 0 .. 8 down and right, and whether to mirror, of each of `count` images, uniformly."""
+    offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator, device=device)
+    mirror = torch.randint(2, (count,), generator=generator, device=device).bool()
+    return offsets[0], offsets[1], mirror
+
+
+def _windows(length: int) -> Tensor:
+    """Row [9, length] k: positions in an axis that a crop at offset k of the reflect-padded axis shows."""
+    place = torch.arange(2 * PADDING + 1)[:, None] + torch.arange(length)[None, :] - PADDING
+    place = place.abs()
+    return torch.where(place >= length, 2 * (length - 1) - place, place)
+
+
+def _check_divides(field: str, count: int, size: int) -> None:
+    if count % size:
+        raise ConfigError(
+            f"{field}: {count} images cannot be shared equally by {size} workers; "
+            f"{max(count // size, 1) * size} would do"
+        )

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from mwray.config import config
+from mwray.config import ConfigError, config
+from mwray.data import bias as biases
+from mwray.data import sources
 from mwray.data.bias import Bias
+from mwray.data.sources import Source
+from mwray.seeding import rng
 
 
 @config
@@ -56,6 +61,7 @@ class Splits:
     mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
     transition: Tensor  # float64 [C, C]: probability of observed class (column) given true class (row), as drawn from
+    augmentable: bool = False  # whether an image keeps its meaning when cropped and mirrored
 
     @property
     def num_classes(self) -> int:
@@ -67,3 +73,132 @@ class Splits:
         """Channels, height and width of an image."""
         channels, height, width = self.test.images.shape[1:]
         return channels, height, width
+
+
+def split(data: Data, seed: int, source: Source | None = None) -> Splits:
+    """Divide a data set and put the bias into its training labels.
+
+    Each class of the training images is shuffled once for a seed. Meta images are taken from its front, validation
+    images from its end, and a limited training set from just before those. So the meta images do not depend on
+    `num_validation`, nor the validation images and a limited training set on `num_meta`: trials of a search over the
+    size of the meta set are judged on the same images. A wrong label likewise stays with its image.
+
+    The paper's code draws the split of meta and training images apart from each other, which leaves most meta images
+    in the training set for every seed but 1; here they are disjoint.
+
+    Args:
+        data: sizes, source and bias.
+        seed: of the split, the long tail, the class map and the labels, each with a generator of its own.
+        source: the data set; None loads the one that `data` names.
+
+    Raises:
+        ConfigError: a size or a bias that the data set cannot give.
+        MissingData, BrokenData: the data set cannot be loaded.
+    """
+    source = source or sources.load(data.source)
+    num_classes = len(source.class_names)
+    meta, train, validation = _divide(data, seed, source.train_labels, source.class_names)
+    if data.bias.imbalance > 1:
+        tail = rng(seed, "long tail")
+        train = train[biases.long_tail(source.train_labels[train], data.bias.imbalance, num_classes, tail)]
+    transition = biases.transition(data.bias, num_classes, rng(seed, "class map"), source.superclass)
+    # Drawn for all images, used or not: an image's label does not depend on which others are trained on.
+    observed = biases.corrupt(source.train_labels, transition, rng(seed, "noise"))
+    return Splits(
+        train=_subset(source.train_images, observed, source.train_labels, train),
+        meta=_subset(source.train_images, source.train_labels, source.train_labels, meta),
+        validation=_subset(source.train_images, source.train_labels, source.train_labels, validation),
+        test=_test(source, data.num_test),
+        class_names=source.class_names,
+        mean=source.mean,
+        std=source.std,
+        transition=transition,
+        augmentable=source.augmentable,
+    )
+
+
+def _divide(data: Data, seed: int, labels: Tensor, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of the meta, training (before any bias) and validation images, each ascending."""
+    num_classes = len(class_names)
+    sizes = torch.bincount(labels, minlength=num_classes)
+    meta = _held_out("data.num_meta", data.num_meta, sizes, class_names, rng(seed, "meta"))
+    validation = _held_out(
+        "data.num_validation", data.num_validation, sizes - meta, class_names, rng(seed, "validation")
+    )
+    left = sizes - meta - validation
+    if int(left.min()) == 0:
+        name = class_names[int(left.argmin())]
+        raise ConfigError(
+            f"data.num_meta, data.num_validation: {data.num_meta} meta and {data.num_validation} validation images "
+            f"leave none of class {name!r} to train on; hold out fewer than {num_classes * int(sizes.min())} in all"
+        )
+    train = left
+    if data.num_train is not None:
+        if data.num_train < num_classes:
+            raise ConfigError(
+                f"data.num_train: {data.num_train} images are less than one of each of {num_classes} classes"
+            )
+        train = balanced(data.num_train, left, rng(seed, "train"))
+    shuffled = torch.randperm(len(labels), generator=rng(seed, "split"))
+    members = [shuffled[labels[shuffled] == label] for label in range(num_classes)]
+    ends = sizes - validation
+    return (
+        _pick(members, torch.zeros_like(meta), meta),
+        _pick(members, ends - train, ends),
+        _pick(members, ends, sizes),
+    )
+
+
+def balanced(total: int, available: Tensor, generator: torch.Generator) -> Tensor:
+    """How many images of each class [C] make `total` in all, as equal as `available` [C] allows.
+
+    What does not divide evenly goes to classes drawn at random, one image each; all of `available` where that is less
+    than `total`.
+    """
+    if total >= int(available.sum()):
+        return available.clone()
+    level = 0
+    while int(available.clamp(max=level + 1).sum()) <= total:
+        level += 1
+    counts = available.clamp(max=level)
+    order = torch.randperm(len(available), generator=generator)
+    lucky = order[available[order] > level][: total - int(counts.sum())]
+    counts[lucky] += 1
+    return counts
+
+
+def _held_out(
+    field: str, total: int, available: Tensor, class_names: tuple[str, ...], generator: torch.Generator
+) -> Tensor:
+    """Images of each class [C] in a class-balanced set of exactly `total`."""
+    smallest = int(available.min())
+    if total > smallest * len(class_names):
+        name = class_names[int(available.argmin())]
+        raise ConfigError(
+            f"{field}: {total} class-balanced images need {-(-total // len(class_names))} of each class, and class "
+            f"{name!r} has {smallest} left; at most {smallest * len(class_names)} can be held out"
+        )
+    return balanced(total, available, generator)
+
+
+def _pick(members: list[Tensor], start: Tensor, end: Tensor) -> Tensor:
+    """Ascending positions start .. end - 1 of each class's list."""
+    parts = [m[a:b] for m, a, b in zip(members, start.tolist(), end.tolist(), strict=True)]
+    return torch.cat(parts).sort().values
+
+
+def _subset(images: Tensor, observed: Tensor, true: Tensor, index: Tensor) -> Subset:
+    return Subset(images=images[index], observed=observed[index], true=true[index], index=index)
+
+
+def _test(source: Source, num_test: int | None) -> Subset:
+    """The test images, or a class-balanced part of them that is the same for every seed."""
+    labels = source.test_labels
+    index = torch.arange(len(labels))
+    if num_test is not None and num_test < len(labels):
+        shuffled = torch.randperm(len(labels), generator=rng(0, "test"))
+        sizes = torch.bincount(labels, minlength=len(source.class_names))
+        members = [shuffled[labels[shuffled] == label] for label in range(len(sizes))]
+        counts = balanced(num_test, sizes, rng(0, "test", "classes"))
+        index = _pick(members, torch.zeros_like(counts), counts)
+    return _subset(source.test_images, labels, labels, index)
