@@ -112,10 +112,10 @@ def describe(summary: dict[str, object], folder: Path) -> str:
 
 def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> dict[str, object]:
     from mwray.train.loop import train as train_loop
-    from mwray.train.sinks import ConsoleSink, PictureSink, TensorBoardSink
+    from mwray.train.sinks import ConsoleSink, PicturesSink, TensorBoardSink
     from mwray.worker import LocalWorker
 
-    sinks = [ConsoleSink(), TensorBoardSink(), PictureSink()]
+    sinks = [ConsoleSink(), TensorBoardSink(), PicturesSink()]
     return train_loop(
         experiment,
         folder,
@@ -162,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("recipe", nargs="?")
     listing.set_defaults(verb=recipes)
     for verb in (one, many, listing):
-        verb.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="by dotted name; repeatable")
+        verb.add_argument(
+            "--set", action="append", default=[], metavar="FIELD=VALUE", help="by dotted name; repeatable"
+        )
 
     download = verbs.add_parser("fetch", help="download a data set")
     download.add_argument("source", choices=["cifar10", "cifar100", "fashion_mnist"])
@@ -177,5 +179,3 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
-
-

@@ -15,12 +15,51 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from mwray.meta.tangent import Recording
 from mwray.worker import Worker
 
 WeightMap = Literal["normalized", "mean", "detached"]
 Direction = list[Tensor]
+Pair = tuple[Tensor, Tensor]
+"""Inputs [B, ...] and targets [B]."""
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Per-sample losses [B] from outputs [B, ...] and targets [B]; loss i depends on output i alone."""
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Per-sample cross-entropy [n] of logits [n, C] against classes [n], in float32 at least."""
+    wide = outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+    return F.cross_entropy(wide, targets, reduction="none")
+
+
+def meta_gradient(
+    model: nn.Module, parameters: Mapping[str, Tensor], meta: Pair, criterion: Criterion, worker: Worker
+) -> tuple[Tensor, list[Tensor]]:
+    """Mean loss [] of the clean batch `meta` at `parameters`, and its gradient there, averaged over workers.
+
+    Batch norm uses the batch's own statistics, as in training; running statistics stay as they are. The parameters of
+    `model` that are not named keep their values. Gradients come in the order of `parameters`; one that the loss does
+    not reach is zero.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    outputs = torch.func.functional_call(model, {**buffers, **leaves}, (meta[0],))
+    loss = criterion(outputs, meta[1]).mean()
+    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), worker.average(slopes)
+
+
+def inner_products(recording: Recording, losses: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+    """Inner product [n] of each sample's loss gradient with `direction`, from one tangent pass.
+
+    `losses` [n] must hang on `recording.outputs`, loss i on output i alone. With batch norm the derivative is that of
+    the whole batch: a sample's loss also moves through the others' statistics.
+    """
+    (by_output,) = torch.autograd.grad(losses.sum(), recording.outputs, retain_graph=True)
+    return (by_output * recording.tangent(direction)).flatten(1).sum(1).to(losses.dtype)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Meta-Weight-Net (Shu et al., NeurIPS 2019, Algorithm 1): virtual step, meta step, actual step.
 
-    L     = losses(w; x, y)                      one training forward; running statistics move here and only here
-    g     = grad_w sum_i eta_i(L; theta) L_i     w_hat = w - step(g)                                  (Eq. 3)
-    g_m   = grad of the mean meta loss at w_hat
-    u_i   = d/de L_i(w + e P^T g_m) at e = 0     one tangent pass through the forward above
-    theta follows sum_i u_i d eta_i / d theta                                                         (Eq. 4, 6)
-    w     follows eta(L; theta+), a second pull-back through the same forward                         (Eq. 5)
+L     = losses(w; x, y)                      one training forward; running statistics move here and only here
+g     = grad_w sum_i eta_i(L; theta) L_i     w_hat = w - step(g)                                  (Eq. 3)
+g_m   = grad of the mean meta loss at w_hat
+u_i   = d/de L_i(w + e P^T g_m) at e = 0     one tangent pass through the forward above
+theta follows sum_i u_i d eta_i / d theta                                                         (Eq. 4, 6)
+w     follows eta(L; theta+), a second pull-back through the same forward                         (Eq. 5)
 """
 
 from __future__ import annotations
@@ -16,16 +16,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mwray.meta import gradient
-from mwray.meta.gradient import LookAhead, WeightMap, Weights, weigh
+from mwray.meta.gradient import Criterion, LookAhead, Pair, WeightMap, Weights, cross_entropy, weigh
 from mwray.meta.tangent import Recording, record
 from mwray.models.weight_net import WeightNet
 from mwray.worker import LocalWorker, Worker
-
-Pair = tuple[Tensor, Tensor]
-Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,12 +34,6 @@ class MetaStep:
     weights: Tensor  # [n] eta_i: with "normalized" they sum to 1 over the batch (over all workers: to their number)
     meta_loss: Tensor  # [] mean loss of the meta batch at w_hat
     alignment: Tensor  # [n] -u_i: positive where raising the sample's weight would lower the meta loss
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Per-sample cross-entropy [n] of logits [n, C] against classes [n], in float32 at least."""
-    wide = outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
-    return F.cross_entropy(wide, targets, reduction="none")
 
 
 class MetaWeightNet:
@@ -136,14 +126,12 @@ class MetaWeightNet:
         gradients = self._gradient(losses, weights.eta)
         return gradient.look_ahead(self.optimizer, self.parameters, gradients, self.look_ahead)
 
-    def _meta_step(
-        self, recording: Recording, losses: Tensor, ahead: LookAhead, meta: Pair
-    ) -> tuple[Tensor, Tensor]:
+    def _meta_step(self, recording: Recording, losses: Tensor, ahead: LookAhead, meta: Pair) -> tuple[Tensor, Tensor]:
         """theta+: Eq. 4, its gradient by Eq. 6 with the inner products of one tangent pass."""
-        meta_loss, meta_gradient = self._meta_gradient(ahead, meta)
-        direction = dict(zip(self.names, ahead.pull_back(meta_gradient), strict=True))
-        (by_output,) = torch.autograd.grad(losses.sum(), recording.outputs, retain_graph=True)
-        alignment = (by_output * recording.tangent(direction)).flatten(1).sum(1).to(losses.dtype)
+        at = dict(zip(self.names, ahead.parameters, strict=True))
+        meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker)
+        direction = dict(zip(self.names, ahead.pull_back(slopes), strict=True))
+        alignment = gradient.inner_products(recording, losses, direction)
         values = self.weight_net(losses.detach())
         weights = weigh(values, self.weight_map, self.tau, self.worker)
         theta = list(self.weight_net.parameters())
@@ -167,16 +155,6 @@ class MetaWeightNet:
             losses, self.parameters, eta, retain_graph=not last, allow_unused=True, materialize_grads=True
         )
         return self.worker.average(gradients)
-
-    def _meta_gradient(self, ahead: LookAhead, meta: Pair) -> tuple[Tensor, list[Tensor]]:
-        """Mean meta loss at w_hat and its gradient there: batch statistics, running statistics untouched."""
-        leaves = [p.requires_grad_() for p in ahead.parameters]
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        swapped = {**buffers, **dict(zip(self.names, leaves, strict=True))}
-        outputs = torch.func.functional_call(self.model, swapped, (meta[0],))
-        loss = self.criterion(outputs, meta[1]).mean()
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        return loss.detach(), self.worker.average(gradients)
 
 
 def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[str], list[nn.Parameter]]:

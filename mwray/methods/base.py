@@ -61,6 +61,14 @@ class Method(ABC):
     def epoch_end(self, epoch: int) -> None:  # noqa: B027
         """Called after the last step of `epoch`, before it is evaluated and saved."""
 
+    def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What only this method knows, asked once per epoch after `epoch_end`: numbers and arrays by name.
+
+        Numbers are recorded as "method.<name>"; arrays go to the sinks as "method.<name>" (a [C, C] array whose name
+        begins with "transition" is drawn as a transition matrix, true classes in rows).
+        """
+        return {}, {}
+
     def curve(self) -> Callable[[Tensor], Tensor] | None:
         """The weight of a loss, [N] -> [N], where the method has such a function; it is drawn every epoch."""
         return None

@@ -7,7 +7,7 @@ from typing import Any, final
 from torch import Tensor
 
 from mwray.data.loader import Batch
-from mwray.meta.step import cross_entropy
+from mwray.meta.gradient import cross_entropy
 from mwray.methods.base import Method, Setup, Step
 from mwray.methods.classifier import Classifier
 from mwray.methods.settings import BaseModelSettings

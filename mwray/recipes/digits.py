@@ -20,7 +20,7 @@ def uniform() -> Experiment:
     return Experiment(
         data=Data(source="digits", num_meta=100, num_validation=200, bias=Bias(noise="uniform", rate=0.4)),
         model=Model(name="small"),
-        method=MWNetSettings(weight_net=WeightNetSettings(optimizer="adam", lr=1e-3, weight_decay=1e-4)),
+        method=MWNetSettings(weight_net=WeightNetSettings(optimizer="adam", lr=3e-3, weight_decay=1e-4)),
         optimizer=Optimizer(lr=0.1, milestones=(30, 36)),
         epochs=40,
     )

@@ -18,7 +18,7 @@ def cifar10_uniform() -> Experiment:
     """Table 2, CIFAR-10, 40 %: WRN-28-10, 40 epochs. Published: 89.27 +- 0.28; BaseModel 68.07 +- 1.23."""
     return Experiment(
         data=Data(source="cifar10", num_meta=1000, bias=Bias(noise="uniform", rate=0.4)),
-        model=Model(name="wrn-28-10"),
+        model=Model(name="wrn28-10"),
         method=MWNetSettings(),
         optimizer=Optimizer(lr=0.1, milestones=(36, 38)),
         epochs=40,

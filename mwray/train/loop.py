@@ -75,7 +75,8 @@ def train(
 @contextmanager
 def _precision(name: str) -> Iterator[None]:
     """Multiply in `name` while training, and leave the caller's choice as it was."""
-    convolution, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    matmul: Any = torch.backends.cuda.matmul
     before = convolution.fp32_precision, matmul.fp32_precision
     convolution.fp32_precision = matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
     try:
@@ -209,6 +210,9 @@ class Session:
         seconds = time.perf_counter() - started
         values, arrays = self.tracker.read()
         speed = self.tracker.seen * self.worker.size / seconds
+        found, more = self.method.findings()
+        values |= {f"method.{name}": value for name, value in found.items()}
+        arrays |= {f"method.{name}": value.float().cpu().numpy() for name, value in more.items()}
         measured = {"lr": self.experiment.optimizer.learning_rate(epoch), **values, **self._evaluate(arrays)}
         return {"epoch": epoch + 1, **measured, "seconds": seconds, "images_per_second": speed}, arrays
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mwray import MetaWeightNet
-from mwray.models.resnet_cifar import resnet32
+from mwray.models import build
+from mwray.models.settings import Model
 from mwray.models.weight_net import WeightNet
 from tests.meta import oracle
 
@@ -110,7 +111,7 @@ def test_first_momentum_step_has_no_buffer():
 @pytest.mark.parametrize("look_ahead", ["sgd", "optimizer"])
 def test_gradient_on_resnet32(weight_map, look_ahead):
     batch, meta = batches(classes=10, channels=3, size=16, n=6, m=4)
-    model, weight_net = resnet32(10, (3, 16, 16)), WeightNet("1-100-1")
+    model, weight_net = build(Model(name="resnet32"), 10, (3, 16, 16)), WeightNet("1-100-1")
     optimizer = warmed_up(model, "momentum", batch)
     _, expected = oracle.meta_gradient(model, optimizer, weight_net, batch, meta, weight_map, look_ahead)
     mwn = MetaWeightNet(model, optimizer, weight_net, weight_map=weight_map, look_ahead=look_ahead)
@@ -123,7 +124,9 @@ def test_gradient_is_equation_6_with_explicit_per_sample_gradients():
     model, weight_net = small_net(batch_norm=False), WeightNet("1-7-1")
     parameters = list(model.parameters())
 
-    per_sample = [torch.autograd.grad(F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), parameters) for i in range(12)]
+    per_sample = [
+        torch.autograd.grad(F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), parameters) for i in range(12)
+    ]
     losses = F.cross_entropy(model(x), y, reduction="none").detach()
     values = weight_net(losses)
     ahead = copy.deepcopy(model)
@@ -178,18 +181,16 @@ class Scaled(nn.Module):
 
 def test_scaling_the_weights_changes_nothing_under_equation_40():
     batch, meta = batches()
-    nets = [small_net()]
-    nets.append(copy.deepcopy(nets[0]))
-    weight_net = WeightNet("1-10-1")
-    for model, factor in zip(nets, (1.0, 37.0), strict=True):
-        mwn = MetaWeightNet(model, sgd(model), Scaled(copy.deepcopy(weight_net), factor))
+    model, weight_net = small_net(), WeightNet("1-10-1")
+    ends = []
+    for factor in (1.0, 37.0):
+        net = copy.deepcopy(model)
+        mwn = MetaWeightNet(net, sgd(net), Scaled(copy.deepcopy(weight_net), factor))
         for _ in range(3):
             mwn.step(batch, meta)
-        weights = mwn.weights(torch.linspace(0, 3, 7)) / factor
-        nets.append(weights)
-    for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
+        ends.append([*net.state_dict().values(), mwn.weights(torch.linspace(0, 3, 7)) / factor])
+    for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b)
-    torch.testing.assert_close(nets[2], nets[3])
 
 
 class Zero(nn.Module):
