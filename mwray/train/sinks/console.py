@@ -1,0 +1,152 @@
+"""The terminal: a progress bar over the whole run and one line per epoch; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from mwray.train.sinks.base import RunInfo
+
+REFRESH = 0.2
+"""Seconds between two updates of the bar: a step in between costs one look at the clock."""
+
+COLUMNS = {
+    "lr": ("lr", "{:.3g}"),
+    "train.loss": ("loss", "{:.3f}"),
+    "train.meta_loss": ("meta", "{:.3f}"),
+    "train.accuracy_observed": ("observed", "{:.1%}"),
+    "train.accuracy_true": ("true", "{:.1%}"),
+    "validation.accuracy": ("validation", "{:.1%}"),
+    "test.accuracy": ("test", "{:.1%}"),
+    "train.weight_clean": ("w clean", "{:.3g}"),
+    "train.weight_noisy": ("w noisy", "{:.3g}"),
+    "train.weight_auc": ("w AUC", "{:.3f}"),
+    "images_per_second": ("img/s", "{:,.0f}"),
+    "seconds": ("s", "{:.1f}"),
+}
+"""Numbers in an epoch's line: heading (losses are training and meta loss; observed and true are training accuracy)."""
+
+SUMMARY = {
+    "test.last": "test accuracy, last epoch",
+    "test.last5": "test accuracy, mean of the last five epochs",
+    "test.at_best_validation": "test accuracy at the best validation epoch",
+    "test.best": "test accuracy, best epoch (oracle)",
+    "validation.last": "validation accuracy, last epoch",
+    "validation.best": "validation accuracy, best epoch",
+}
+
+
+class ConsoleSink:
+    """Prints to a terminal, a notebook, or plain lines to a pipe."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.progress: Progress | None = None
+
+    def start(self, run: RunInfo) -> None:
+        """Say what runs and where; open the bar."""
+        self.run = run
+        self.steps = run.first_epoch * run.steps_per_epoch
+        self.names: list[str] = []
+        self.shown = time.monotonic()
+        goes_on = f", goes on after epoch {run.first_epoch}" if run.first_epoch else ""
+        self._print(f"{run.name}: {run.epochs} epochs of {run.steps_per_epoch} steps{goes_on}, in {run.folder}")
+        if self.console.is_interactive or self.console.is_jupyter:
+            self._open_bar()
+
+    def step(self, epoch: int, step: int) -> None:
+        """Move the bar, a few times a second."""
+        self.steps += 1
+        if self.progress is not None and time.monotonic() - self.shown > REFRESH:
+            self._move_bar(epoch)
+
+    def write(self, epoch: int, values: Mapping[str, float], arrays: Mapping[str, np.ndarray]) -> None:
+        """Print the line of an epoch, under a heading the first time."""
+        if not self.names:
+            self.names = [name for name in COLUMNS if name in values]
+            self._print("  ".join(["epoch".rjust(self._epoch_width), *(self._cell(name, None) for name in self.names)]))
+        number = f"{epoch}/{self.run.epochs}".rjust(self._epoch_width)
+        self._print("  ".join([number, *(self._cell(name, values.get(name, np.nan)) for name in self.names)]))
+        self.steps = epoch * self.run.steps_per_epoch
+        if self.progress is not None:
+            self._move_bar(epoch - 1)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Close the bar and print what the run came to."""
+        self.close()
+        self._print(f"finished {summary.get('epochs', self.run.epochs)} epochs in {summary.get('seconds', 0.0):.0f} s")
+        for name, label in SUMMARY.items():
+            if name in summary:
+                self._print(f"  {label:<44} {summary[name]:.2%}")
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    @property
+    def _epoch_width(self) -> int:
+        return max(len("epoch"), 2 * len(str(self.run.epochs)) + 1)
+
+    def _cell(self, name: str, value: float | None) -> str:
+        """A number (NaN: a dash), or the heading for None, as wide as both need."""
+        heading, form = COLUMNS[name]
+        text = heading if value is None else "-" if np.isnan(value) else form.format(value)
+        return text.rjust(max(len(heading), 6))
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _open_bar(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            ImagesPerSecond(self.run.experiment.get("batch_size")),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        total = self.run.epochs * self.run.steps_per_epoch
+        self.task = self.progress.add_task("", total=total, completed=self.steps)
+        self._move_bar(self.run.first_epoch)
+        self.progress.start()
+
+    def _move_bar(self, epoch: int) -> None:
+        assert self.progress is not None
+        self.shown = time.monotonic()
+        self.progress.update(self.task, completed=self.steps, description=f"epoch {epoch + 1}/{self.run.epochs}")
+
+
+class ImagesPerSecond(ProgressColumn):
+    """The present speed, evaluation included: images per second where the batch size is known, else steps."""
+
+    def __init__(self, batch_size: int | None) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def render(self, task: Task) -> Text:
+        """Return "1,234 images/s"."""
+        speed = task.speed
+        if speed is None:
+            return Text("")
+        return Text(f"{speed * (self.batch_size or 1):,.0f} {'images' if self.batch_size else 'steps'}/s")

@@ -1,0 +1,84 @@
+"""Pictures of a run as files in its folder: weights.png, confusion.png and curves.png."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mwray.reports import draw
+from mwray.reports.picture_data import Samples
+from mwray.train.sinks.base import RunInfo
+from mwray.train.sinks.history import History
+
+EVERY = 30.0
+"""Seconds between two drawings: the three files take about 0.5 s on one core, so this keeps them below 2 %."""
+
+
+class Pace:
+    """Says when enough time has gone by to draw again; the first time is `seconds` after the start."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.clock = seconds, clock
+        self.last = clock()
+
+    def due(self) -> bool:
+        """Whether to draw now; if so, the next time is `seconds` from now."""
+        if self.clock() - self.last < self.seconds:
+            return False
+        self.last = self.clock()
+        return True
+
+
+class PicturesSink:
+    """Draws after an epoch, at most every `every` seconds, and once more at the end."""
+
+    def __init__(self, every: float = EVERY) -> None:
+        self.every = every
+        self.run: RunInfo | None = None
+        self.arrays: Mapping[str, np.ndarray] | None = None  # of the newest epoch, until it is drawn
+
+    def start(self, run: RunInfo) -> None:
+        """Take up the curves of the epochs that are finished."""
+        self.run = run
+        self.history = History(run.folder / "curves.npz")
+        self.history.load(run.first_epoch)
+        self.pace = Pace(self.every)
+
+    def step(self, epoch: int, step: int) -> None:
+        """Do nothing."""
+
+    def write(self, epoch: int, values: Mapping[str, float], arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep the epoch's numbers and curve in curves.npz; draw if it is time."""
+        self.history.add(epoch, values, arrays)
+        self.arrays = arrays
+        if self.pace.due():
+            self._draw()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Draw the last epoch."""
+        self._draw()
+
+    def close(self) -> None:
+        """Draw what a run that broke off has come to."""
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.run is None or self.arrays is None:
+            return
+        folder, arrays, self.arrays = self.run.folder, self.arrays, None
+        samples, curves = samples_of(arrays), self.history.curves()
+        if curves is not None or (samples is not None and samples.weights is not None):
+            draw.save(draw.weights(curves, samples), folder / "weights.png")
+        if "confusion" in arrays:
+            draw.save(draw.confusion(arrays["confusion"], self.run.class_names), folder / "confusion.png")
+        draw.save(draw.training(self.history.columns()), folder / "curves.png")
+
+
+def samples_of(arrays: Mapping[str, np.ndarray]) -> Samples | None:
+    """The per-sample arrays of an epoch, or None where there are none."""
+    if "sample.loss" not in arrays or "sample.clean" not in arrays:
+        return None
+    return Samples(arrays["sample.loss"], arrays["sample.clean"], arrays.get("sample.weight"))

@@ -1,0 +1,127 @@
+"""TensorBoard: scalars that compare well between runs, pictures, and one row per run in the HParams table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from mwray.reports import draw
+from mwray.reports.picture_data import Curves
+from mwray.train.sinks.base import RunInfo
+from mwray.train.sinks.pictures import EVERY, Pace, samples_of
+
+TAGS = {
+    "test.accuracy": "accuracy/test",
+    "validation.accuracy": "accuracy/validation",
+    "train.accuracy_observed": "accuracy/train_observed",
+    "train.accuracy_true": "accuracy/train_true",
+    "test.loss": "loss/test",
+    "validation.loss": "loss/validation",
+    "train.loss": "loss/train",
+    "train.weighted_loss": "loss/weighted",
+    "train.meta_loss": "loss/meta",
+    "train.weight_clean": "weights/clean",
+    "train.weight_noisy": "weights/noisy",
+    "train.weight_auc": "weights/auc",
+    "lr": "schedule/learning_rate",
+    "seconds": "speed/seconds_per_epoch",
+    "images_per_second": "speed/images_per_second",
+}
+"""Which panel a number is drawn in. Any other name goes to a panel named by its first part."""
+
+
+class TensorBoardSink:
+    """Writes event files into the run's folder; a resumed run replaces the points that it trains again."""
+
+    def __init__(self, every: float = EVERY) -> None:
+        """Draw pictures at most every `every` seconds, and at the end."""
+        self.every = every
+        self.writer: SummaryWriter | None = None
+        self.pending: tuple[int, Mapping[str, np.ndarray]] | None = None  # the newest epoch, until it is drawn
+
+    def start(self, run: RunInfo) -> None:
+        """Open the event file and write the settings, so that a running trial is in the table."""
+        self.run, self.pace = run, Pace(self.every)
+        # Points are numbered by finished epochs: those of first_epoch + 1 on are about to be trained again.
+        self.writer = SummaryWriter(str(run.folder), purge_step=run.first_epoch + 1)
+        # SummaryWriter.add_hparams would make a run of its own below this one: a second row. The summary of the whole
+        # experiment (the first of three) is left out on purpose: TensorBoard takes the columns of all runs from the
+        # first one that it meets, so trials of different methods would lose theirs; without it TensorBoard finds the
+        # columns itself, those that differ between runs first.
+        _, self.begin, self.end = hparams({name: plain(value) for name, value in run.experiment.items()}, {})
+        self._file().add_summary(self.begin)
+        self.writer.flush()
+
+    def step(self, epoch: int, step: int) -> None:
+        """Do nothing."""
+
+    def write(self, epoch: int, values: Mapping[str, float], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the numbers of an epoch; draw its pictures if it is time."""
+        assert self.writer is not None
+        for name, value in values.items():
+            if name != "epoch":
+                self.writer.add_scalar(tag(name), value, epoch)
+        self.pending = (epoch, arrays)
+        if self.pace.due():
+            self._draw()
+        self.writer.flush()  # or a short trial would show nothing until it ends
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the final numbers, as metrics of the HParams table, and mark the run as finished."""
+        assert self.writer is not None
+        self._draw()
+        for name, value in summary.items():
+            if "." in name:
+                self.writer.add_scalar(f"final/{name.replace('.', '_')}", value, self.run.epochs)
+        self._file().add_summary(self.end)
+
+    def close(self) -> None:
+        """Draw what a run that broke off has come to, and close the file."""
+        if self.writer is None:
+            return
+        try:
+            self._draw()
+        finally:
+            self.writer.close()
+            self.writer = None
+
+    def _file(self) -> Any:
+        assert self.writer is not None
+        return self.writer._get_file_writer()
+
+    def _draw(self) -> None:
+        if self.writer is None or self.pending is None:
+            return
+        (epoch, arrays), self.pending = self.pending, None
+        samples = samples_of(arrays)
+        if "curve.weight" in arrays:
+            curves = Curves(np.array([epoch]), arrays["curve.loss"][None], arrays["curve.weight"][None])
+            self._picture("weights/curve", draw.weight_curve(curves, samples), epoch)
+        if samples is not None and samples.weights is not None:
+            self._picture("weights/histogram", draw.weight_histogram(samples), epoch)
+        if "confusion" in arrays:
+            self._picture("confusion/test", draw.confusion(arrays["confusion"], self.run.class_names), epoch)
+
+    def _picture(self, name: str, figure: Figure, epoch: int) -> None:
+        assert self.writer is not None
+        self.writer.add_image(name, draw.pixels(figure), epoch, dataformats="HWC")
+
+
+def tag(name: str) -> str:
+    """The TensorBoard tag of a record's number: "panel/line"."""
+    return TAGS.get(name, name.replace(".", "/", 1))
+
+
+def plain(value: Any) -> float | str:
+    """A setting as the HParams table can hold it: numbers and text as they are, None, booleans and lists as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"  # torch would write 1.0, for bool is an int
+    if value is None:
+        return "none"
+    return value if isinstance(value, (int, float, str)) else json.dumps(value)
