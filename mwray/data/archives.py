@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mwray.data import parquet
-from mwray.data.cache import Arrays, cached
+from mwray.data.cache import Arrays, cached, locked
 from mwray.data.parquet import BrokenData
 
 log = logging.getLogger(__name__)
@@ -55,15 +55,20 @@ def read(archive: Archive, folders: Sequence[Path] | None, *, download: bool) ->
     searched = search_path(folders)
     arrays = _find(archive, searched)
     if arrays is None and download:
-        _download(archive, searched[0])
-        arrays = _find(archive, searched[:1])
+        with locked(searched[0] / ".mwray" / "download.lock"):
+            # Another process may have held the lock and downloaded it meanwhile.
+            arrays = _find(archive, searched[:1])
+            if arrays is None:
+                _download(archive, searched[0])
+                arrays = _find(archive, searched[:1])
     if arrays is None:
         raise MissingData(_explain(archive, searched))
     return arrays
 
 
 def _find(archive: Archive, searched: Sequence[Path]) -> Arrays | None:
-    for folder in searched:
+    for given in searched:
+        folder = given.parent if given.name == archive.marker else given
         for candidate in (*(folder / name for name in archive.subfolders), folder):
             if (candidate / archive.marker).is_dir():
                 return _read_torchvision(archive, candidate)

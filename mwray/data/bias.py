@@ -46,7 +46,8 @@ def tail_counts(largest: int, imbalance: float, num_classes: int) -> list[int]:
     if num_classes == 1:
         return [largest]
     mu = 1 / imbalance
-    return [int(largest * mu ** (i / (num_classes - 1))) for i in range(num_classes)]
+    # 49 * (1 / 49) is 0.9999999999999999: the small term keeps the whole number that exact arithmetic would give.
+    return [int(largest * mu ** (i / (num_classes - 1)) + 1e-9) for i in range(num_classes)]
 
 
 def long_tail(labels: Tensor, imbalance: float, num_classes: int, generator: torch.Generator) -> Tensor:

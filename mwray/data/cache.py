@@ -58,7 +58,7 @@ def cached(name: str, folder: Path, files: Sequence[Path], build: Callable[[], A
     if writable is None:
         log.warning("%s is decoded anew on every start: neither %s nor %s can be written", name, *places)
         return build()
-    with _lock(writable.with_suffix(".lock")):
+    with locked(writable.with_suffix(".lock")):
         return read(writable, key, speak=True) or _build(writable, key, build)
 
 
@@ -146,9 +146,13 @@ def _make_folder(folder: Path) -> bool:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold `path` for this process; the system lets go of it when the process ends, however it ends."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` for this process; the system lets go of it when the process ends, however it ends.
+
+    Where the file system has no locks this does nothing.
+    """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     except OSError:  # shared with another user: two may decode at once, and `write` keeps that safe
         yield

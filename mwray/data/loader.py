@@ -42,6 +42,7 @@ class Loader:
         self._scale = (1 / (255 * std)).float().to(device)
         self._shift = (-mean / std).float().to(device)
         height, width = self.images.shape[2:]
+        assert not self.augment or min(height, width) > PADDING, "too small to reflect so many pixels"
         self._rows = _windows(height).to(device)
         self._columns = _windows(width).to(device)
 

@@ -26,7 +26,7 @@ def shards(folder: Path, part: str) -> list[Path]:
 
     Both layouts of the Hugging Face hub are known: "train-00000-of-00002.parquet" and "train/0000.parquet".
     """
-    found = sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+    found = sorted([*folder.glob("*.parquet"), *(folder / part).glob("*.parquet")])
     word = re.compile(rf"(^|[^a-z]){part}([^a-z]|$)")
     return [path for path in found if word.search(path.relative_to(folder).as_posix().lower())]
 

@@ -1,0 +1,1 @@
+"""Images, labels and what is wrong with them: sources, biases, splits and batches."""

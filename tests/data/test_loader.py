@@ -1,0 +1,181 @@
+"""Batches against a slow reference that crops and mirrors one image at a time."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mwray.config import ConfigError
+from mwray.data.loader import Batch, Loader, _draw
+from mwray.data.splits import Splits, Subset
+from mwray.seeding import rng
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def _splits(count: int, height: int = 12, width: int = 10, augmentable: bool = True) -> Splits:
+    images = torch.randint(256, (count, 3, height, width), generator=rng(0, "pixels")).to(torch.uint8)
+    true = torch.arange(count) % 10
+    subset = Subset(images=images, observed=(true + 1) % 10, true=true, index=torch.arange(count))
+    return Splits(
+        train=subset,
+        meta=subset,
+        validation=subset,
+        test=subset,
+        class_names=tuple("abcdefghij"),
+        mean=MEAN,
+        std=STD,
+        transition=torch.eye(10, dtype=torch.float64),
+        augmentable=augmentable,
+    )
+
+
+def _loader(count: int, *, augment: bool = True, augmentable: bool = True, device: torch.device = CPU) -> Loader:
+    splits = _splits(count, augmentable=augmentable)
+    return Loader(splits.train, splits, device, augment)
+
+
+def _normalise(pixels: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
+    return ((pixels.double() / 255 - mean) / std).float()
+
+
+def _reference(image: Tensor, down: int, right: int, mirror: bool) -> Tensor:
+    _, height, width = image.shape
+    padded = F.pad(image[None].double(), (4, 4, 4, 4), mode="reflect")[0]
+    crop = padded[:, down : down + height, right : right + width]
+    return _normalise(crop.flip(2) if mirror else crop)
+
+
+def _same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and torch.equal(a.index, b.index)
+
+
+def test_augmented_batches_equal_the_reference_image_by_image() -> None:
+    loader = _loader(40)
+    draws = rng(1, "augmentation")
+    for batch in loader.epoch(20, rng(1, "order"), rng(1, "augmentation")):
+        down, right, mirror = _draw(20, draws, CPU)
+        for place, position in enumerate(batch.index.tolist()):
+            image = loader.images[position]
+            expected = _reference(image, int(down[place]), int(right[place]), bool(mirror[place]))
+            torch.testing.assert_close(batch.x[place], expected, rtol=0, atol=2e-6)
+
+
+def test_offsets_and_mirrors_are_uniform_and_independent() -> None:
+    count = 81 * 2 * 400
+    down, right, mirror = _draw(count, rng(0), CPU)
+    cells = torch.bincount((down * 9 + right) * 2 + mirror, minlength=162).double()
+    assert len(cells) == 162
+    statistic = ((cells - 400) ** 2 / 400).sum().item()
+    assert 80 < statistic < 260  # chi-square with 161 degrees of freedom, deviation 18: beyond 4.5 of them either way
+
+
+def test_an_epoch_shows_every_image_once_but_the_short_last_batch() -> None:
+    loader = _loader(47)
+    batches = list(loader.epoch(10, rng(0, "order"), rng(0, "crop")))
+    index = torch.cat([batch.index for batch in batches])
+    assert len(batches) == loader.steps(10) == 4
+    assert len(index.unique()) == 40
+    assert loader.dropped(10) == 7
+    assert not torch.equal(index, index.sort().values)
+    assert all(torch.equal(batch.y, loader.observed[batch.index]) for batch in batches)
+    assert all(batch.x.dtype == torch.float32 and batch.x.shape == (10, 3, 12, 10) for batch in batches)
+
+
+def test_the_generators_decide_what_is_seen() -> None:
+    loader = _loader(40)
+    first, again = (next(loader.epoch(20, rng(0, "order"), rng(0, "crop"))) for _ in range(2))
+    other_order = next(loader.epoch(20, rng(1, "order"), rng(0, "crop")))
+    other_crop = next(loader.epoch(20, rng(0, "order"), rng(1, "crop")))
+    assert _same(first, again)
+    assert not torch.equal(first.index, other_order.index)
+    assert torch.equal(first.index, other_crop.index)
+    assert not torch.equal(first.x, other_crop.x)
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+@pytest.mark.parametrize("endless", [False, True])
+def test_workers_together_see_what_one_process_sees(size: int, endless: bool) -> None:
+    loader = _loader(40)
+
+    def batches(rank: int, size: int) -> list[Batch]:
+        draw = loader.cycle if endless else loader.epoch
+        return list(islice(draw(12, rng(0, "order"), rng(0, "crop"), rank, size), 7))
+
+    whole = batches(0, 1)
+    shares = [batches(rank, size) for rank in range(size)]
+    assert len(whole) == (7 if endless else 3)
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        joined = Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "index")))
+        assert _same(batch, joined)
+
+
+def test_a_cycle_reshuffles_at_each_pass_and_does_not_end() -> None:
+    loader = _loader(30)
+    batches = list(islice(loader.cycle(10, rng(0, "order"), rng(0, "crop")), 9))
+    passes = [torch.cat([batch.index for batch in batches[k : k + 3]]) for k in (0, 3, 6)]
+    assert all(len(index.unique()) == 30 for index in passes)
+    assert not torch.equal(passes[0], passes[1])
+
+
+def test_a_small_meta_set_is_used_whole_in_every_step() -> None:
+    loader = _loader(7)
+    batches = list(islice(loader.cycle(100, rng(0, "order"), rng(0, "crop")), 3))
+    assert all(len(batch.index.unique()) == 7 for batch in batches)
+    assert not torch.equal(batches[0].index, batches[1].index)
+
+
+def test_evaluation_sees_all_images_in_order_and_unchanged() -> None:
+    loader = _loader(47)
+    batches = list(loader.in_order(20))
+    assert [len(batch.y) for batch in batches] == [20, 20, 7]
+    assert torch.equal(torch.cat([batch.index for batch in batches]), torch.arange(47))
+    torch.testing.assert_close(torch.cat([batch.x for batch in batches]), _normalise(loader.images), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("augment", "augmentable"), [(False, True), (True, False)])
+def test_images_are_left_alone_where_asked_or_where_they_would_lose_their_meaning(
+    augment: bool, augmentable: bool
+) -> None:
+    loader = _loader(20, augment=augment, augmentable=augmentable)
+    batch = next(loader.epoch(20, rng(0, "order"), rng(0, "crop")))
+    torch.testing.assert_close(batch.x, _normalise(loader.images[batch.index]), rtol=0, atol=2e-6)
+
+
+def test_sizes_that_cannot_work_name_the_field_and_the_numbers() -> None:
+    loader = _loader(7)
+    order, crop = rng(0), rng(0)
+    with pytest.raises(ConfigError, match=r"^batch_size: .*10 images .* 7 training images"):
+        loader.epoch(10, order, crop)
+    with pytest.raises(ConfigError, match=r"^batch_size: 5 images .* 2 workers; 4 would do"):
+        loader.epoch(5, order, crop, 0, 2)
+    with pytest.raises(ConfigError, match=r"^meta_batch_size: 5 images .* 2 workers"):
+        loader.cycle(5, order, crop, 0, 2)
+    with pytest.raises(ConfigError, match=r"^data\.num_meta: 7 images .* 2 workers; 6 would do"):
+        loader.cycle(100, order, crop, 0, 2)
+    with pytest.raises(ConfigError, match=r"^data\.num_meta: the meta set is empty"):
+        _loader(0).cycle(10, order, crop)
+
+
+@pytest.mark.gpu
+def test_batches_never_wait_for_the_device() -> None:
+    device = torch.device("cuda")
+    loader = _loader(100, device=device)
+    batches = loader.epoch(10, rng(0, "order"), rng(0, "crop", device=device))
+    first = next(batches)  # copies the order of this pass
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        rest = list(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(rest) == 9
+    assert first.x.device.type == "cuda"
+    on_cpu = next(_loader(100).epoch(10, rng(0, "order"), rng(0, "crop")))
+    assert torch.equal(first.index.cpu(), on_cpu.index)
