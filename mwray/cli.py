@@ -14,7 +14,7 @@ from mwray.config import fingerprint, leaves, override, parse
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
 
-DEFAULT_SPACE = Path("search_spaces/digits.yaml")
+DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(verb=train)
 
     many = verbs.add_parser("tune", help="a search over Ray")
-    many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help=f"default: {DEFAULT_SPACE}")
+    many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help="default: search_spaces/digits.yaml")
     many.add_argument("--trials", type=_positive, help="instead of the space's own number")
     many.add_argument("--concurrency", type=_positive, metavar="K", help="trials at once (default: what fits)")
     many.add_argument("--gpus-per-trial", type=float, metavar="F", help="a fraction shares one GPU among trials")

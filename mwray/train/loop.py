@@ -184,7 +184,7 @@ class Session:
         }
 
     def _batches(self, epoch: int) -> Iterator[tuple[Batch, Batch | None]]:
-        """Training batches of `epoch`, each with its meta batch. Keyed by epoch: a resume needs no generator's state."""
+        """Training batches of `epoch`, each with its meta batch; keyed by epoch, so no generator has to be saved."""
         experiment, device = self.experiment, self.worker.device
         share = {"rank": self.worker.rank, "size": self.worker.size}
         order, crop = rng(experiment.seed, "order", epoch), rng(experiment.seed, "augment", epoch, device=device)
