@@ -1,17 +1,65 @@
 """Tangent of any module by forward-mode automatic differentiation: the whole forward once more, with dual numbers.
 
-Costs three forwards where `mwray.meta.linearized` costs two, and asks nothing of the module but that each of its
-operations has a forward derivative in PyTorch.
+Costs three forwards where `mwray.meta.tangent.Linearized` costs two, and asks nothing of the module but that each of
+its operations has a forward derivative in PyTorch. Where a model computes something under `no_grad`, forward mode
+differentiates it all the same; reverse mode and `Linearized` do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Replay:
+    """The surroundings of a forward - buffers and random states before it - so that it can be run again as it was."""
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self._model, self._x = model, x.detach()
+        self._random = _random_states(x.device)
+        # A buffer that the forward moves and reads (spectral norm's) must start there again. Batch norm's running
+        # statistics are either moved or read, never both, and there are many of them.
+        kept = [(name, module) for name, module in model.named_modules() if not isinstance(module, _BatchNorm)]
+        self._buffers = {
+            f"{prefix}.{name}" if prefix else name: buffer.detach().clone()
+            for prefix, module in kept
+            for name, buffer in module.named_buffers(recurse=False)
+        }
+
+    def tangent(self, direction: Mapping[str, Tensor]) -> Tensor | None:
+        """Derivative of the forward along `direction` (by parameter name); None if it is zero."""
+        with self._surroundings(), forward_ad.dual_level():
+            state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+            state |= {name: buffer.clone() for name, buffer in self._buffers.items() if name in state}
+            for name, parameter in self._model.named_parameters():
+                primal = parameter.detach()
+                state[name] = forward_ad.make_dual(primal, direction[name]) if name in direction else primal
+            outputs = torch.func.functional_call(self._model, state, (self._x,))
+            return forward_ad.unpack_dual(outputs).tangent
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """The random numbers of the recorded forward (dropout masks), and only operations with forward derivatives."""
+        after = _random_states(self._x.device)
+        fast = torch.backends.mha.get_fastpath_enabled()
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            # torch.compile drops tangents without a word (PyTorch issue 187284): the dual pass must be eager.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            try:
+                torch.backends.mha.set_fastpath_enabled(False)
+                _set_random_states(self._x.device, self._random)
+                yield
+            finally:
+                _set_random_states(self._x.device, after)
+                torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class ForwardMode:
@@ -27,11 +75,11 @@ class ForwardMode:
     outputs: Tensor
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
-        self._model, self._x = model, x.detach()
-        self._random = _random_states(x.device)
-        # From before the forward: a buffer that the forward moves and reads (spectral norm) must start there again.
-        self._buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        self.outputs = single_tensor(model, model(x))
+        self._model, self._replay = model, Replay(model, x)
+        self._parameters = [(parameter, parameter._version) for parameter in model.parameters()]
+        # Fused attention kernels draw dropout masks that the replay could not draw again.
+        with sdpa_kernel(SDPBackend.MATH):
+            self.outputs = single_tensor(model, model(x.detach()))
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.
@@ -41,27 +89,12 @@ class ForwardMode:
 
         Raises:
             ValueError: a name that the model does not have, or a wrong shape.
+            RuntimeError: the parameters have been changed since the forward.
         """
         check_direction(self._model, direction)
-        # torch.compile drops tangents without a word (PyTorch issue 187284): the dual pass must be eager.
-        with torch.no_grad(), self._replayed(), torch.compiler.set_stance("force_eager"), forward_ad.dual_level():
-            state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._buffers.items()}
-            for name, parameter in self._model.named_parameters():
-                primal = parameter.detach()
-                state[name] = forward_ad.make_dual(primal, direction[name]) if name in direction else primal
-            outputs = torch.func.functional_call(self._model, state, (self._x,))
-            tangent = forward_ad.unpack_dual(outputs).tangent
-            return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
-
-    @contextmanager
-    def _replayed(self) -> Iterator[None]:
-        """Draw the recorded forward's random numbers again (dropout masks), then go on as if nothing was drawn."""
-        after = _random_states(self._x.device)
-        _set_random_states(self._x.device, self._random)
-        try:
-            yield
-        finally:
-            _set_random_states(self._x.device, after)
+        check_unchanged(self._parameters)
+        tangent = self._replay.tangent(direction)
+        return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
 
 
 def single_tensor(model: nn.Module, outputs: object) -> Tensor:
@@ -89,12 +122,20 @@ def check_direction(model: nn.Module, direction: Mapping[str, Tensor]) -> None:
             )
 
 
+def check_unchanged(parameters: list[tuple[nn.Parameter, int]]) -> None:
+    """Refuse, with RuntimeError, parameters that have another version now than they had."""
+    if any(parameter._version != version for parameter, version in parameters):
+        raise RuntimeError("the parameters were changed after the forward: take the tangent before the optimiser steps")
+
+
 def _random_states(device: torch.device) -> list[Tensor]:
     states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return states
+    return [*states, torch.cuda.get_rng_state(device)]
 
 
 def _set_random_states(device: torch.device, states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
-    if device.type == "cuda":
+    if len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)

@@ -2,17 +2,26 @@
 
 The meta-gradient of Meta-Weight-Net (Shu et al. 2019, Eq. 6) needs, of the per-sample losses, only their derivative
 along one direction in the parameters. So no graph of a graph is built: `record` runs the forward once, and
-`Recording.tangent` is one pass in forward mode beside it.
+`Recording.tangent` is one pass in forward mode beside it, at the cost of two forwards.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
-from mwray.meta.forward_mode import ForwardMode
+from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
+from mwray.meta.tape import Tape
+
+log = logging.getLogger("mwray")
+
+_failures: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_warned: set[type[nn.Module]] = set()
 
 
 class Recording(Protocol):
@@ -29,20 +38,79 @@ class Recording(Protocol):
         """Derivative of `outputs` by eps at parameters w + eps * direction, eps = 0, without an autograd graph.
 
         Batch statistics and dropout masks are those of the recorded forward; parameters, running statistics and the
-        state of the random generators stay as they are. Call it before the parameters are changed.
+        state of the random generators stay as they are.
 
         Args:
             direction: by `model.named_parameters()` names, each shaped like its parameter; a missing name means zero.
 
         Raises:
             ValueError: a name that the model does not have, or a wrong shape.
+            RuntimeError: the parameters have been changed since the forward.
         """
 
 
 def record(model: nn.Module, x: Tensor) -> Recording:
     """Run `model` on `x` [B, ...] once, keeping what a tangent pass needs.
 
+    A model that does something through which the tangent cannot be followed gets a recording that runs it again on
+    dual numbers instead, slower by one forward; the logger "mwray" says so once for each class of model.
+
     Raises:
         ValueError: the model returns something else than one tensor.
     """
-    return ForwardMode(model, x)
+    return ForwardMode(model, x) if model in _failures else Linearized(model, x)
+
+
+class Linearized:
+    """A recorded forward whose tangent follows its tape: two forwards' work, nothing computed twice.
+
+    A convolution costs conv(x', W) + conv(x, W'), batch norm one pass from its saved statistics, an activation its
+    mask. What the tape keeps is what autograd keeps for the backward pass. The forward itself is the model's own:
+    `outputs` has the bits of model(x), and running statistics move once. Compiled models run eagerly in it.
+
+    Raises:
+        ValueError: the model returns something else than one tensor.
+    """
+
+    outputs: Tensor
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self._model, self._replay = model, Replay(model, x)
+        self._parameters = [(parameter, parameter._version) for parameter in model.parameters()]
+        leaves = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._tape = Tape(leaves)
+        # Weights that autocast had cast earlier would come to the tape without their history.
+        torch.clear_autocast_cache()
+        with torch.enable_grad(), torch.compiler.set_stance("force_eager"), self._tape:
+            self.outputs = single_tensor(model, model(x.detach()))
+        self._tape.finish(self.outputs)
+        if self._tape.failure:
+            _fall_back(model, self._tape.failure)
+
+    def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
+        """Derivative of `outputs` along `direction`, as `Recording.tangent` says."""
+        check_direction(self._model, direction)
+        check_unchanged(self._parameters)
+        if self._tape.failure is None and self._tape.overwritten():
+            _fall_back(self._model, "it overwrites, in place, what its tangent needs")
+        frozen = any(
+            not parameter.requires_grad for name, parameter in self._model.named_parameters() if name in direction
+        )
+        if self._model in _failures or frozen:
+            tangent = self._replay.tangent(direction)
+        else:
+            with torch.no_grad(), torch.autocast(self.outputs.device.type, enabled=False):
+                tangent = self._tape.tangent(direction)
+        return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
+
+
+def _fall_back(model: nn.Module, reason: str) -> None:
+    """Use dual numbers for `model` from now on, and say so once for its class."""
+    _failures[model] = reason
+    if type(model) not in _warned:
+        _warned.add(type(model))
+        log.warning(
+            "%s: its tangent pass runs the model again in forward-mode AD, which takes one forward more: %s",
+            type(model).__name__,
+            reason,
+        )

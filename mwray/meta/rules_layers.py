@@ -1,0 +1,212 @@
+"""Tangent rules of layers: convolution, normalisation, pooling by maximum, dropout, attention.
+
+The Jacobian of a normalisation by its own mean and deviation is symmetric (rstd (I - 11'/m - xh xh'/m) in each
+group), so autograd's fused backward kernels also compute the forward derivative.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mwray.meta.rules import Call, Push, Results, Tangents, Unsupported, rule, total
+
+aten = torch.ops.aten
+
+
+@rule("convolution", "_convolution")
+def convolution(call: Call) -> Push:
+    """conv(x', W) + conv(x, W') + b': two forwards, one where the input is the data itself.
+
+    The same for transposed convolutions: the operation is linear in each of its arguments.
+    """
+    x = call.read("input")[0] if "weight" in call.active else None
+    weight = call.read("weight")[0] if "input" in call.active else None
+    constants = list(call.arguments.values())[3:]
+    func, shape = call.func, call.results[0].shape
+    out_dtype = call.results[0].dtype
+
+    def push(tangents: Tangents) -> Results:
+        dx, dw, db = (tangents.get(name) for name in ("input", "weight", "bias"))
+        if dx is None and dw is None:
+            assert db is not None
+            return db.view(-1, *[1] * (len(shape) - 2)).to(out_dtype).expand(shape)
+        return total(
+            [
+                None if dw is None else func(x, dw, db, *constants),
+                None if dx is None else func(dx, weight, db if dw is None else None, *constants),
+            ]
+        )
+
+    return push
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm")
+def batch_norm(call: Call) -> Push:
+    """Batch norm, by batch statistics (training) or by running ones (evaluation).
+
+    Training: gamma J x' + gamma' xh + beta' with the saved mean and inverse deviation; J x' by the backward kernel.
+    """
+    arguments = call.arguments
+    x, gamma = call.read("input", "weight")
+    eps = arguments.get("eps", arguments.get("epsilon"))
+    training = arguments.get("training", arguments.get("train"))
+    if training:
+        mean, rstd = call.keep(call.results[1]), call.keep(call.results[2])
+    else:
+        mean = arguments["running_mean"].clone()
+        rstd = (arguments["running_var"] + eps).rsqrt()
+    across = [1, -1] + [1] * (x.dim() - 2)
+    mask = [True, False, False]
+
+    def push(tangents: Tangents) -> Results:
+        t, dgamma, dbeta = (tangents.get(name) for name in ("input", "weight", "bias"))
+        result: Tensor | None = None
+        if t is not None and training:
+            result = aten.native_batch_norm_backward(t, x, gamma, None, None, mean, rstd, True, eps, mask)[0]
+        elif t is not None:
+            result = t * _scaled(rstd, gamma).view(across).to(t.dtype)
+        if dgamma is not None:
+            result = _add_affine(result, x, dgamma * rstd, mean, across)
+        if dbeta is not None:
+            shift = dbeta.view(across).to(x.dtype)
+            result = shift.expand_as(x) if result is None else result.add_(shift)
+        assert result is not None
+        return result
+
+    return push
+
+
+def _scaled(rstd: Tensor, gamma: Tensor | None) -> Tensor:
+    return rstd if gamma is None else rstd * gamma
+
+
+def _add_affine(result: Tensor | None, x: Tensor, scale: Tensor, mean: Tensor, across: list[int]) -> Tensor:
+    """Add scale * (x - mean), per channel: two passes over memory, the shift folded into a per-channel number."""
+    shift = (-mean * scale).view(across).to(x.dtype)
+    scale = scale.view(across).to(x.dtype)
+    return torch.addcmul(shift, x, scale) if result is None else result.addcmul_(x, scale).add_(shift)
+
+
+@rule("native_layer_norm")
+def layer_norm(call: Call) -> Push:
+    """gamma * (J x') + gamma' xh + beta'."""
+    x, gamma = call.read("input", "weight")
+    shape = call.arguments["normalized_shape"]
+    mean, rstd = call.keep(call.results[1]), call.keep(call.results[2])
+    mask = [True, False, False]
+
+    def push(tangents: Tangents) -> Results:
+        t, dgamma, dbeta = (tangents.get(name) for name in ("input", "weight", "bias"))
+        parts: list[Tensor | None] = []
+        if t is not None:
+            jt = aten.native_layer_norm_backward(t, x, shape, mean, rstd, None, None, mask)[0]
+            parts.append(jt if gamma is None else jt * gamma)
+        if dgamma is not None:
+            parts.append((x - mean) * rstd * dgamma)
+        if dbeta is not None:
+            parts.append(dbeta.expand_as(x) if not parts else dbeta)
+        return [total(parts), None, None]
+
+    return push
+
+
+@rule("native_group_norm")
+def group_norm(call: Call) -> Push:
+    """As layer norm, over each sample's groups of channels; gamma and beta are per channel."""
+    x, gamma = call.read("input", "weight")
+    n, c, hxw, groups = (call.arguments[name] for name in ("N", "C", "HxW", "group"))
+    mean, rstd = call.keep(call.results[1]), call.keep(call.results[2])
+    across = [1, -1] + [1] * (x.dim() - 2)
+
+    def push(tangents: Tangents) -> Results:
+        t, dgamma, dbeta = (tangents.get(name) for name in ("input", "weight", "bias"))
+        parts: list[Tensor | None] = []
+        if t is not None:
+            mask = [True, False, False]
+            jt = aten.native_group_norm_backward(t.contiguous(), x, mean, rstd, None, n, c, hxw, groups, mask)[0]
+            parts.append(jt if gamma is None else jt * gamma.view(across))
+        if dgamma is not None:
+            grouped = x.reshape(n, groups, -1)
+            normal = ((grouped - mean.view(n, groups, 1)) * rstd.view(n, groups, 1)).view(x.shape)
+            parts.append(normal * dgamma.view(across))
+        if dbeta is not None:
+            parts.append(dbeta.view(across).expand_as(x) if not parts else dbeta.view(across))
+        return [total(parts), None, None]
+
+    return push
+
+
+@rule("max_pool2d_with_indices", "adaptive_max_pool2d", "max_pool3d_with_indices", "adaptive_max_pool3d")
+def max_pool(call: Call) -> Push:
+    """The tangent at the places where the maxima were found."""
+    indices = call.keep(call.results[1])
+    spatial = -3 if "3d" in call.func.overloadpacket.__name__ else -2
+
+    def push(tangents: Tangents) -> Results:
+        flat = tangents["self"].flatten(spatial)
+        return [flat.gather(-1, indices.flatten(spatial)).view(indices.shape), None]
+
+    return push
+
+
+@rule("native_dropout")
+def dropout(call: Call) -> Push:
+    """The drawn mask again; CPU draws its masks by bernoulli_ and multiplies, which needs no rule of its own."""
+    probability, train = call.arguments["p"], call.arguments["train"]
+    if not train or probability in (0, 1):
+        raise Unsupported(f"{call.func} with p={probability}, train={train}")
+    mask = call.keep(call.results[1])
+    return lambda tangents: [aten.native_dropout_backward(tangents["input"], mask, 1 / (1 - probability)), None]
+
+
+@rule(
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
+def attention(call: Call) -> Push:
+    """softmax(scale q k' + mask) v, by its maths form; the probabilities are formed again, as in its backward.
+
+    Fused kernels draw dropout masks that cannot be had again: then the call is refused.
+    """
+    arguments = call.arguments
+    if arguments["dropout_p"] > 0:
+        raise Unsupported(f"{call.func} draws its dropout mask inside the kernel; use the MATH backend of attention")
+    q, k, v = call.read("query", "key", "value")
+    if q.shape[:-2] != k.shape[:-2]:
+        raise Unsupported(f"{call.func} with grouped queries")
+    bias = arguments.get("attn_mask", arguments.get("attn_bias"))
+    scale = arguments.get("scale") or q.shape[-1] ** -0.5
+    causal = arguments["is_causal"]
+
+    def push(tangents: Tangents) -> Results:
+        dq, dk, dv = (tangents.get(name) for name in ("query", "key", "value"))
+        probability = _probabilities(q, k, bias, scale, causal)
+        scores = total(
+            [
+                None if dq is None else (dq @ k.transpose(-2, -1)).mul_(scale),
+                None if dk is None else (q @ dk.transpose(-2, -1)).mul_(scale),
+                tangents.get("attn_bias"),
+            ]
+            if (dq is not None or dk is not None)
+            else [torch.zeros_like(probability), tangents.get("attn_bias")]
+        )
+        change = aten._softmax_backward_data(scores, probability, -1, probability.dtype)
+        result = total([change @ v, None if dv is None else probability @ dv])
+        return [result] + [None] * (len(call.results) - 1)
+
+    return push
+
+
+def _probabilities(q: Tensor, k: Tensor, bias: Any, scale: float, causal: bool) -> Tensor:
+    scores = (q @ k.transpose(-2, -1)).mul_(scale)
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+        scores = scores.masked_fill_(ones.triu(1), float("-inf"))
+    return scores.softmax(-1)

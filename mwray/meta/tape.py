@@ -1,0 +1,259 @@
+"""The tape: what a forward did, operation by operation, so that a tangent can follow it later.
+
+It listens below autograd (`TorchDispatchMode`), where every layer has become one of a few ATen operations and where
+batch norm's saved statistics, pooling indices and drawn dropout masks are results like any other. So nothing of the
+model is traced or rewritten: control flow, hooks, shared modules and in-place activations are simply what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mwray.meta import rules_layers, rules_linear
+from mwray.meta.rules import OVERWRITE_SAFE, RULES, Call, Push, Unsupported, dual_numbers
+
+assert rules_layers and rules_linear  # imported for the rules they register
+
+Sources = dict[str, Any]
+"""By argument name its slot (an int), or for an argument that is a list of tensors a list of slots and None."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a result's tangent goes, and what it must look like."""
+
+    slot: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operation of the tape: from the tangents in `sources` to those in `targets`."""
+
+    push: Push
+    sources: Sources
+    targets: list[Target | None]
+    kept: list[Tensor]  # what `push` reads, with its version since the operation returned
+    versions: list[int]
+
+
+class Tape(TorchDispatchMode):
+    """Records, while it is entered, the operations through which the tensors `leaves` act.
+
+    A tensor is known by where it lies in memory: autograd hands views on under new identities. Whether a gradient
+    flows through it is autograd's own `requires_grad`, so `detach` and `no_grad` in a model mean what they always do.
+
+    Attributes:
+        failure: why no tangent can be taken; None while it can.
+    """
+
+    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.failure: str | None = None
+        self._entries: list[Entry] = []
+        self._dead: list[list[int]] = []  # for each entry, the slots that nobody reads after it
+        # The weak reference keeps the storage's address from being given to another one, not its memory.
+        self._slots: dict[int, tuple[StorageWeakRef, dict[Any, int]]] = {}
+        self._count = 0
+        self._unknown = "it takes a tensor whose history is not known (custom function, or overlapping views)"
+        self._leaves = {name: self._register(leaf) for name, leaf in leaves.items()}
+        self._output: int | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, and note it down if the influence of a leaf passes through it."""
+        kwargs = kwargs or {}
+        # Autograd detaches results when it saves them; a detached tensor carries no gradient anyway.
+        if self.failure or func is torch.ops.aten.detach.default:
+            return func(*args, **kwargs)
+        if types:
+            self._fail(f"it works on tensors of type {types[0].__name__}")
+        self._settle()
+        operation = _operation(func)
+        arguments = operation.bind(args, kwargs)
+        sources = self._sources(arguments) if torch.is_grad_enabled() else {}
+        if sources and not self.failure:
+            return self._note(operation, arguments, sources, args, kwargs)
+        results = func(*args, **kwargs)
+        self._forget(operation, arguments)
+        return results
+
+    def finish(self, outputs: Tensor) -> None:
+        """End the recording: `outputs` is what the forward gave."""
+        self._settle()
+        if outputs.requires_grad and not self.failure:
+            self._output = self._slot(outputs)
+            if self._output is None:
+                self._fail(self._unknown)
+        self._slots.clear()
+        self._prune()
+
+    def overwritten(self) -> bool:
+        """Whether something that the tangent pass reads has been changed in place since it was recorded."""
+        return any(
+            tensor._version != version
+            for entry in self._entries
+            for tensor, version in zip(entry.kept, entry.versions, strict=True)
+        )
+
+    def tangent(self, direction: Mapping[str, Tensor]) -> Tensor | None:
+        """The tangent of the outputs for tangents of the leaves (missing: zero); None if it is zero."""
+        live = {slot: direction[name] for name, slot in self._leaves.items() if name in direction}
+        for entry, dead in zip(self._entries, self._dead, strict=True):
+            tangents = _gathered(entry.sources, live)
+            if tangents:
+                results = entry.push(tangents)
+                listed = [results] if isinstance(results, Tensor) else results
+                for target, tangent in zip(entry.targets, listed, strict=False):
+                    if target is not None and tangent is not None:
+                        assert tangent.shape == target.shape
+                        live[target.slot] = tangent.to(target.dtype)
+            for slot in dead:
+                live.pop(slot, None)
+        return None if self._output is None else live.get(self._output)
+
+    def _note(self, operation: Operation, arguments: dict[str, Any], sources: Sources, args: Any, kwargs: Any) -> Any:
+        """Run the operation and append its entry; what it overwrites is copied first if its rule will read it."""
+        self._forget(operation, arguments)
+        if operation.in_place and not _reads_no_input(operation.name, sources):
+            arguments["self"] = arguments["self"].clone()
+        results = operation.func(*args, **kwargs)
+        call = Call(operation.functional, arguments, set(sources))
+        call.results = list(results) if isinstance(results, (list, tuple)) else [results]
+        try:
+            if operation.functional is None:
+                raise Unsupported(f"{operation.func} overwrites its argument")
+            push = RULES.get(operation.name, dual_numbers)(call)
+        except Unsupported as reason:
+            self._unknown = str(reason)  # its results stay unregistered, which matters only if a gradient needs them
+        else:
+            targets = [self._target(result) for result in call.results]
+            self._entries.append(Entry(push, sources, targets, call.kept, []))
+        return results
+
+    def _sources(self, arguments: dict[str, Any]) -> Sources:
+        sources: Sources = {}
+        for name, value in arguments.items():
+            if isinstance(value, Tensor):
+                if value.requires_grad:
+                    sources[name] = self._slot(value)
+            elif isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) and v.requires_grad for v in value):
+                sources[name] = [self._slot(v) if isinstance(v, Tensor) and v.requires_grad else None for v in value]
+                if any(isinstance(v, Tensor) and v.requires_grad and self._slot(v) is None for v in value):
+                    sources[name] = None
+            if name in sources and sources[name] is None:
+                self._fail(self._unknown)
+        return sources
+
+    def _target(self, result: Any) -> Target | None:
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            return None
+        return Target(self._register(result), result.shape, result.dtype)
+
+    def _slot(self, tensor: Tensor) -> int | None:
+        known = self._slots.get(tensor.untyped_storage()._cdata)
+        return None if known is None else known[1].get(_place(tensor))
+
+    def _register(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._slots:
+            self._slots[storage._cdata] = (StorageWeakRef(storage), {})
+        self._count += 1
+        self._slots[storage._cdata][1][_place(tensor)] = self._count
+        return self._count
+
+    def _forget(self, operation: Operation, arguments: dict[str, Any]) -> None:
+        """After a write into memory nothing is known of other views of it."""
+        for name in operation.written:
+            value = arguments[name]
+            if isinstance(value, Tensor):
+                self._slots.pop(value.untyped_storage()._cdata, None)
+
+    def _settle(self) -> None:
+        """Note the versions of what the last operation kept: autograd counts up only after an operation returns."""
+        if self._entries and not self._entries[-1].versions:
+            self._entries[-1].versions.extend(tensor._version for tensor in self._entries[-1].kept)
+
+    def _prune(self) -> None:
+        """Drop what the outputs do not depend on; find where each slot is read for the last time."""
+        needed, entries, self._dead = {self._output}, [], []
+        for entry in reversed(self._entries):
+            if any(target is not None and target.slot in needed for target in entry.targets):
+                fresh = [slot for slot in _slots_of(entry.sources) if slot not in needed]
+                needed.update(fresh)
+                entries.append(entry)
+                self._dead.append(fresh)
+        self._entries = entries[::-1]
+        self._dead.reverse()
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
+        self._entries.clear()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the schema of an ATen overload says."""
+
+    func: Any
+    functional: Any  # the overload that does the same without overwriting; None: there is none
+    name: str  # of the functional form
+    defaults: dict[str, Any]
+    written: list[str]
+    in_place: bool
+
+    def bind(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """All arguments by name, in the schema's order."""
+        arguments = dict(self.defaults)
+        arguments.update(zip(self.defaults, args, strict=False))
+        arguments.update(kwargs)
+        return arguments
+
+
+@cache
+def _operation(func: Any) -> Operation:
+    schema = func._schema
+    name = func.overloadpacket.__name__
+    defaults = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
+    written = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    in_place = name.endswith("_") and written == ["self"]
+    if func.namespace != "aten":
+        return Operation(func, None if written else func, f"{func.namespace}::{name}", defaults, written, in_place)
+    functional = func
+    if in_place:
+        name = name[:-1]
+        functional = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
+    return Operation(func, functional, name, defaults, written, in_place)
+
+
+def _reads_no_input(name: str, sources: Sources) -> bool:
+    return name in OVERWRITE_SAFE or (name in ("mul", "div") and "other" not in sources)
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _slots_of(sources: Sources) -> list[int]:
+    values = [s for value in sources.values() for s in (value if isinstance(value, list) else [value])]
+    return [slot for slot in values if slot is not None]
+
+
+def _gathered(sources: Sources, live: Mapping[int, Tensor]) -> dict[str, Any]:
+    tangents: dict[str, Any] = {}
+    for name, source in sources.items():
+        if isinstance(source, list):
+            several = [None if slot is None else live.get(slot) for slot in source]
+            if any(t is not None for t in several):
+                tangents[name] = several
+        elif source in live:
+            tangents[name] = live[source]
+    return tangents
