@@ -41,6 +41,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 CLEAN, WRONG = BLUE, VERMILION
+BINS = 40
 GREY = "#595959"
 
 STYLE: Any = {
@@ -50,7 +51,9 @@ STYLE: Any = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.borderpad": 0.2,
     "legend.handlelength": 1.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -214,15 +217,15 @@ def _weight_curves(axes: Axes, curves: Curves, samples: Samples | None) -> None:
         newest = curves.epochs[i] == last
         colour = "#000000" if newest else EPOCHS(scale(curves.epochs[i]))
         axes.plot(curves.losses[i], curves.weights[i], color=colour, linewidth=2.2 if newest else 1.1)
+    _loss_axis(axes, right)
     inside = (curves.losses <= right) & np.isfinite(curves.weights)
     top = float(curves.weights[inside].max()) if inside.any() else 1.0
-    axes.set(xlim=(0, right), ylim=(0, 1.05 * top if top > 0 else 1), ylabel="weight $V(L)$")
+    axes.set(ylim=(0, 1.05 * top if top > 0 else 1), ylabel="weight $V(L)$")
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("training loss $L$ (nats)")
     if last == first:
         axes.set_title(f"weight function, epoch {last}", loc="left")
         return
-    axes.set_title("weight function", loc="left")
+    axes.set_title("weight function", loc="left", y=1.0)  # beside the strip, not above it
     strip = axes.inset_axes((0.68, 1.07, 0.22, 0.045))
     bar = axes.figure.colorbar(mpl.cm.ScalarMappable(scale, EPOCHS), cax=strip, orientation="horizontal", ticks=[])
     bar.outline.set_visible(False)
@@ -230,18 +233,27 @@ def _weight_curves(axes: Axes, curves: Curves, samples: Samples | None) -> None:
     strip.text(1.06, 0.5, f"{last}", transform=strip.transAxes, ha="left", va="center", fontsize=8)
 
 
+def _loss_axis(axes: Axes, right: float) -> None:
+    # Right labels lose next to nothing and wrong ones ten nats: only roots show both, and what lies between.
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    ticks = [tick for tick in (0, 0.1, 0.5, 1, 2, 4, 6, 10, 15, 20, 30, 50, 100) if tick <= right]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set(xlim=(0, right), xlabel="training loss $L$ (nats, square-root scale)")
+
+
 def _losses(axes: Axes, above: Axes, samples: Samples) -> None:
-    axes.sharex(above)
     above.tick_params(labelbottom=False)
     above.set_xlabel("")
-    _bars(axes, shares(samples.losses, samples.clean, 0, upper(samples.losses)))
-    axes.set(xlabel="training loss $L$ (nats)", ylabel="share")
+    right = upper(samples.losses)
+    _bars(axes, shares(samples.losses, samples.clean, np.linspace(0, np.sqrt(right), BINS + 1) ** 2))
+    _loss_axis(axes, right)
+    axes.set_ylabel("share")
 
 
 def _weight_histogram(axes: Axes, samples: Samples) -> None:
     assert samples.weights is not None
     scaled = relative(samples.weights)
-    _bars(axes, shares(scaled, samples.clean, 0, upper(scaled, 0.999) * 1.02))
+    _bars(axes, shares(scaled, samples.clean, np.linspace(0, 1.02 * upper(scaled, 0.999), BINS + 1)))
     axes.axvline(1, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set(xlabel="sample weight / mean weight", ylabel="share of samples")
     axes.set_title("weights of samples", loc="left")

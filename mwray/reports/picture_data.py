@@ -43,13 +43,12 @@ class Shares:
     wrong: Floats | None  # [B]
 
 
-def shares(values: Floats, clean: Bools, low: float, high: float, bins: int = 40) -> Shares:
-    """Histogram of `values` [N] in [low, high], for clean and for wrongly labelled samples apart.
+def shares(values: Floats, clean: Bools, edges: Floats) -> Shares:
+    """Histogram of `values` [N] over bins with `edges` [B + 1], for clean and for wrongly labelled samples apart.
 
-    NaN counts for nothing. Values outside the range are in no bin but count in the whole, so that shares need not sum
-    to 1: a cut tail does not lift what is left.
+    NaN counts for nothing. Values outside the bins count in the whole all the same, so that shares need not sum to 1: a
+    cut tail does not lift what is left.
     """
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     visited = ~np.isnan(values)
 
     def share(chosen: Bools) -> Floats | None:
