@@ -1,0 +1,44 @@
+"""The README's own example runs, and the commands it names exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mwray.cli import main
+from mwray.recipes import RECIPES
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_the_loop_of_your_own_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    torch.manual_seed(0)
+    batches = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(5)]
+    exec(code, {"model": nn.Linear(4, 3), "noisy_batches": batches, "clean_batches": batches[:2]})
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_files_and_recipes_that_it_names_exist():
+    for path in re.findall(r"(?:launch|search_spaces|docs)/[\w./-]+\.\w+", TEXT):
+        assert (ROOT / path).exists(), path
+    for recipe in re.findall(r"launch/train.py ([\w-]+)", TEXT):
+        assert recipe in RECIPES
+
+
+def test_recipes_are_listed_with_what_they_are(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in RECIPES)
+    assert main(["recipes", "digits", "--set", "seed=7"]) == 0
+    assert "seed = 7" in capsys.readouterr().out
+
+
+def test_a_mistake_is_one_line_and_exit_code_two(capsys):
+    assert main(["train", "digits", "--set", "data.bias.rat=1"]) == 2
+    message = capsys.readouterr().err
+    assert message == "mwray: data.bias.rat: there is no such field. Did you mean 'data.bias.rate'?\n"
