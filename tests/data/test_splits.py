@@ -135,6 +135,13 @@ def test_the_seed_decides_everything_but_the_test_set(even: Source) -> None:
     assert not torch.equal(first.transition, other.transition)
 
 
+def test_the_seed_decides_which_labels_are_wrong(even: Source) -> None:
+    data = Data(num_meta=0, bias=Bias(noise="uniform", rate=0.5))
+    first, other = (split(data, seed, even).train for seed in (0, 1))
+    assert torch.equal(first.index, other.index)
+    assert not torch.equal(first.observed, other.observed)
+
+
 def test_the_tail_is_cut_by_true_class_before_the_noise(even: Source) -> None:
     splits = split(Data(num_meta=100, bias=Bias(imbalance=10, noise="uniform", rate=0.8)), 0, even)
     assert _sizes(splits.train) == tail_counts(50, 10, 10)
@@ -188,3 +195,5 @@ def test_balanced_takes_what_there_is() -> None:
     assert balanced(99, available, rng(0)).tolist() == [3, 10, 10, 0]
     assert sorted(balanced(16, available, rng(0)).tolist()) == [0, 3, 6, 7]
     assert balanced(0, available, rng(0)).tolist() == [0, 0, 0, 0]
+    for seed in range(10):
+        assert sorted(balanced(21, torch.tensor([5, 5, 10, 10]), rng(seed))[2:].tolist()) == [5, 6]

@@ -30,13 +30,16 @@ def test_shapes_of_table_5(shape: str, parameters: int) -> None:
     assert bool(((weights > 0) & (weights < 1)).all())
 
 
-def test_the_formula() -> None:
-    net = WeightNet("1-3-2-1").double()
+@pytest.mark.parametrize("seed", range(10))
+def test_the_formula(seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = WeightNet("1-3-2-1").double()
     losses = torch.rand(5, generator=rng(0), dtype=torch.float64)
     (w1, b1), (w2, b2), (w3, b3) = ((net.layers[k].weight, net.layers[k].bias) for k in (0, 2, 4))
-    h = (losses[:, None] @ w1.T + b1).relu()  # type: ignore[union-attr, operator]
-    h = (h @ w2.T + b2).relu()  # type: ignore[union-attr, operator]
-    expected = 1 / (1 + torch.exp(-(h @ w3.T + b3)))  # type: ignore[union-attr, operator]
+    h = (losses[:, None] @ w1.T + b1).relu()
+    h = (h @ w2.T + b2).relu()
+    expected = 1 / (1 + torch.exp(-(h @ w3.T + b3)))
     torch.testing.assert_close(net(losses), expected[:, 0])
 
 
@@ -46,8 +49,8 @@ def test_initial_weights_are_those_of_plain_linear_layers() -> None:
         net = WeightNet("1-100-1")
         torch.manual_seed(0)
         first, second = torch.nn.Linear(1, 100), torch.nn.Linear(100, 1)
-    assert torch.equal(net.layers[0].weight, first.weight)  # type: ignore[arg-type]
-    assert torch.equal(net.layers[2].bias, second.bias)  # type: ignore[arg-type]
+    assert torch.equal(net.layers[0].weight, first.weight)
+    assert torch.equal(net.layers[2].bias, second.bias)
 
 
 def test_it_can_be_traced() -> None:
