@@ -257,7 +257,8 @@ def _weight_histogram(axes: Axes, samples: Samples) -> None:
     axes.axvline(1, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set(xlabel="sample weight / mean weight", ylabel="share of samples")
     axes.set_title("weights of samples", loc="left")
-    axes.legend(loc="best")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
 
 
 def _bars(axes: Axes, found: Shares) -> None:
