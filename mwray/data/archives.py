@@ -55,15 +55,23 @@ def read(archive: Archive, folders: Sequence[Path] | None, *, download: bool) ->
     searched = search_path(folders)
     arrays = _find(archive, searched)
     if arrays is None and download:
-        with locked(searched[0] / ".mwray" / "download.lock"):
-            # Another process may have held the lock and downloaded it meanwhile.
-            arrays = _find(archive, searched[:1])
-            if arrays is None:
-                _download(archive, searched[0])
-                arrays = _find(archive, searched[:1])
+        fetch(archive, searched[0])
+        arrays = _find(archive, searched[:1])
     if arrays is None:
         raise MissingData(_explain(archive, searched))
     return arrays
+
+
+def fetch(archive: Archive, folder: Path) -> None:
+    """Download a data set into `folder` unless that folder holds it.
+
+    Raises:
+        MissingData: the download failed.
+        BrokenData: it is there but damaged.
+    """
+    with locked(folder / ".mwray" / "download.lock"):  # whoever waits here finds it when the other is done
+        if _find(archive, [folder]) is None:
+            _download(archive, folder)
 
 
 def _find(archive: Archive, searched: Sequence[Path]) -> Arrays | None:

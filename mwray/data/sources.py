@@ -55,11 +55,16 @@ def load(name: str, folders: Sequence[Path] | None = None, *, download: bool | N
 
 
 def fetch(name: str, folder: Path | None = None) -> Source:
-    """Download a data set into `folder` (by default the first one searched) unless it is there already, and load it.
+    """Download a data set into `folder` unless that folder holds it, and load it.
+
+    Without a folder it is downloaded only where it is in none of those searched, into the first of them. The data
+    sets that come with a package need no download.
 
     Raises:
         As `load`; MissingData where the download fails.
     """
+    if folder is not None and name in archives.ARCHIVES:
+        archives.fetch(archives.ARCHIVES[name], folder)
     return load(name, None if folder is None else [folder], download=True)
 
 

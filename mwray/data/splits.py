@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor
 
-from mwray.config import ConfigError, config
+from mwray.config import ConfigError
 from mwray.data import bias as biases
 from mwray.data import sources
-from mwray.data.bias import Bias
+from mwray.data.settings import Data
 from mwray.data.sources import Source
 from mwray.seeding import rng
-
-
-@config
-class Data:
-    """Which images, how they are divided, and what is done to the training labels."""
-
-    source: Literal["digits", "cifar10", "cifar100", "fashion_mnist"] = "digits"
-    bias: Bias = Bias()
-    num_meta: Annotated[int, Ge(0)] = 100
-    """Clean, class-balanced images held out of the training images to learn the weight net on."""
-    num_validation: Annotated[int, Ge(0)] = 0
-    """Clean, class-balanced images held out likewise, for selection only."""
-    num_train: Annotated[int, Gt(0)] | None = None
-    """At most so many training images, class-balanced, before any bias; None: all that are left."""
-    num_test: Annotated[int, Gt(0)] | None = None
-    """At most so many test images, class-balanced; None: all."""
-    augment: bool = True
-    """Random crop after reflect-padding 4 pixels, and horizontal flip, on training and meta images (colour images
-    only: neither keeps the meaning of a digit, so digits and Fashion-MNIST are never flipped or cropped)."""
 
 
 @dataclass(frozen=True)

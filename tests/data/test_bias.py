@@ -7,8 +7,8 @@ import torch
 
 from mwray.config import ConfigError
 from mwray.data import bias as biases
-from mwray.data.bias import Bias
 from mwray.data.classes import CIFAR100_SUPERCLASS
+from mwray.data.settings import Bias
 from mwray.seeding import rng
 
 IMBALANCES = [200, 100, 50, 20, 10]

@@ -301,6 +301,16 @@ def test_a_download_goes_into_the_first_folder(tmp_path: Path, monkeypatch: pyte
     assert len(downloads.roots) == before  # what is there is not downloaded again
 
 
+def test_fetching_into_a_folder_fills_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    downloads = Downloads()
+    monkeypatch.setattr(archives, "_dataset", downloads)
+    shards.folder(Path("data") / "cifar10")
+    sources.fetch("cifar10")
+    assert downloads.roots == []  # it is on the search path
+    sources.fetch("cifar10", tmp_path / "other")
+    assert set(downloads.roots) == {tmp_path / "other"}
+
+
 def test_a_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "_dataset", Downloads(OSError("no route to host")))
     with pytest.raises(MissingData, match=r"could not be downloaded into .*no route to host.*Check the network"):

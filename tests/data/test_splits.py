@@ -10,9 +10,10 @@ import torch
 
 from mwray.config import ConfigError
 from mwray.data import sources
-from mwray.data.bias import Bias, tail_counts
+from mwray.data.bias import tail_counts
+from mwray.data.settings import Bias, Data
 from mwray.data.sources import Source
-from mwray.data.splits import Data, Splits, Subset, balanced, split
+from mwray.data.splits import Splits, Subset, balanced, split
 from mwray.seeding import rng
 
 PARTS = ("train", "meta", "validation", "test")
