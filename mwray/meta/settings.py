@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
 from mwray.config import config
+from mwray.models.settings import parse_shape
 
 
 @config
@@ -25,13 +25,11 @@ class WeightNetSettings:
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     """SGD only; Nesterov's form, as in the released scripts."""
     weight_decay: Annotated[float, Ge(0)] = 5e-4
+    conditioning: Literal["none", "class"] = "none"
+    """Whether the weight also depends on the observed class, by an output of its own (after CMW-Net, TPAMI 2023)."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"1(-[1-9]\d*)+-1", self.shape):
-            raise ValueError(
-                f"shape {self.shape!r} is not a weight net: it takes one loss and gives one weight, "
-                "for example '1-100-1' or '1-10-10-1'"
-            )
+        parse_shape(self.shape)
 
 
 @config
@@ -44,3 +42,12 @@ class MetaSettings:
     """Divides in place of a sum that is exactly zero (Eq. 40 leaves its value open: it keeps 0/0 away, no more)."""
     look_ahead: Literal["sgd", "optimizer"] = "sgd"
     """The virtual step: plain SGD (Eq. 3), or the real optimiser's own step with its momentum and weight decay."""
+    input: Literal["detached", "through"] = "detached"
+    """In the virtual step, V(L_i) is a factor (Eq. 3), or a function of L_i that the gradient flows through, as in the
+    released long-tail code. The actual step has factors either way, as in that code."""
+    every: Annotated[int, Gt(0)] = 1
+    """Steps between two updates of the weight net; the steps between cost what plain training costs. The paper has 1,
+    its authors' later code (CMW-Net) 10."""
+    warm_up: Annotated[int, Ge(0)] = 0
+    """Epochs of plain cross-entropy before the first weight (CMW-Net: 10 of 300 on CIFAR-10, 160 of 200 for long
+    tails). The weight net starts to learn after them."""

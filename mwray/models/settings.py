@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mwray.config import config
+from mwray.config import ConfigError, config
 
 
 @config
@@ -11,3 +11,19 @@ class Model:
 
     name: str = "resnet32"
     """A name of `mwray.models.MODELS`, or "package.module:factory" with factory(num_classes, shape) -> nn.Module."""
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Widths of the layers: "1-100-1" is (1, 100, 1).
+
+    Raises:
+        ConfigError: not whole positive numbers joined by "-", fewer than three of them, or ends other than 1.
+    """
+    parts = text.split("-")
+    numeric = all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts)
+    if not numeric or len(parts) < 3 or int(parts[0]) != 1 or int(parts[-1]) != 1:
+        raise ConfigError(
+            f"{text!r} is not the shape of a weight net: write the widths of its layers joined by '-', first and last "
+            "1 (a loss in, a weight out), for example '1-100-1' or '1-10-10-1'"
+        )
+    return tuple(int(part) for part in parts)

@@ -17,7 +17,7 @@ from mwray.data.splits import Splits, split
 from mwray.experiment import Experiment
 from mwray.methods import registry
 from mwray.methods.base import Method, Setup
-from mwray.models import build as build_model
+from mwray.models.registry import build as build_model
 from mwray.records import Run, environment
 from mwray.seeding import key, rng
 from mwray.train import checkpoint

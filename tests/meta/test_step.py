@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mwray import MetaWeightNet
-from mwray.models import build
+from mwray.models.registry import build
 from mwray.models.settings import Model
 from mwray.models.weight_net import WeightNet
 from tests.meta import oracle

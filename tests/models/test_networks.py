@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from mwray.config import ConfigError
 from mwray.data import sources
 from mwray.data.loader import Loader
-from mwray.data.splits import Data, split
-from mwray.models import MODELS, Model, build
+from mwray.data.settings import Data
+from mwray.data.splits import split
+from mwray.models.registry import MODELS, build
 from mwray.models.resnet_cifar import BasicBlock, ResNet
+from mwray.models.settings import Model
 from mwray.models.small import SmallConvNet
 from mwray.models.wide_resnet import PreActBlock, WideResNet
 from mwray.seeding import rng

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mwray.config import ConfigError
-from mwray.models.weight_net import WeightNet, parse_shape
+from mwray.models.settings import parse_shape
+from mwray.models.weight_net import WeightNet
 from mwray.seeding import rng
 
 
