@@ -105,15 +105,48 @@ def dual_numbers(call: Call) -> Push:
                 call.keep(tensor)
 
     def push(tangents: Tangents) -> Results:
-        with forward_ad.dual_level():
-            outputs = again(**{name: _dual(value, tangents.get(name)) for name, value in primal.items()})
-            listed = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-            return [
-                forward_ad.unpack_dual(o).tangent if isinstance(o, Tensor) and o.is_floating_point() else None
-                for o in listed
-            ]
+        try:
+            return _forward_derivative(again, primal, tangents)
+        except NotImplementedError:
+            return _double_backward(again, primal, tangents)
 
     return push
+
+
+def _forward_derivative(again: Callable[..., Any], primal: Mapping[str, Any], tangents: Tangents) -> Results:
+    with forward_ad.dual_level():
+        outputs = again(**{name: _dual(value, tangents.get(name)) for name, value in primal.items()})
+        return [forward_ad.unpack_dual(o).tangent if _smooth(o) else None for o in _listed(outputs)]
+
+
+def _double_backward(again: Callable[..., Any], primal: Mapping[str, Any], tangents: Tangents) -> Results:
+    """J t where PyTorch has no forward derivative: J' u is linear in u, so its own pull-back is J."""
+    with torch.enable_grad():
+        leaves = {name: _leaf(value) for name, value in primal.items()}
+        outputs = _listed(again(**leaves))
+        smooth = [i for i, output in enumerate(outputs) if _smooth(output) and output.requires_grad]
+        cotangents = [torch.zeros_like(outputs[i], requires_grad=True) for i in smooth]
+        names = [name for name in primal if isinstance(leaves[name], Tensor) and name in tangents]
+        inputs = [leaves[name] for name in names]
+        pulled = torch.autograd.grad(
+            [outputs[i] for i in smooth], inputs, cotangents, create_graph=True, materialize_grads=True
+        )
+        given = [tangents[name] for name in names]
+        pushed = torch.autograd.grad(pulled, cotangents, given, materialize_grads=True)
+    found = dict(zip(smooth, pushed, strict=True))
+    return [found.get(i) for i in range(len(outputs))]
+
+
+def _listed(outputs: Any) -> Sequence[Any]:
+    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def _smooth(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _leaf(value: Any) -> Any:
+    return value.detach().requires_grad_() if isinstance(value, Tensor) else value
 
 
 def _dual(primal: Any, tangent: Any) -> Any:

@@ -68,26 +68,27 @@ def batch_norm(call: Call) -> Push:
             result = aten.native_batch_norm_backward(t, x, gamma, None, None, mean, rstd, True, eps, mask)[0]
         elif t is not None:
             result = t * _scaled(rstd, gamma).view(across).to(t.dtype)
-        if dgamma is not None:
-            result = _add_affine(result, x, dgamma * rstd, mean, across)
-        if dbeta is not None:
-            shift = dbeta.view(across).to(x.dtype)
-            result = shift.expand_as(x) if result is None else result.add_(shift)
-        assert result is not None
-        return result
+        if dgamma is None and dbeta is None:
+            return _present(result)
+        scale = None if dgamma is None else dgamma * rstd
+        # gamma' xh + beta' as scale * x + shift: the shift is a number per channel, one pass over memory for both.
+        shift = total([None if scale is None else -mean * scale, dbeta]).view(across).to(x.dtype)
+        if result is None:
+            return shift.expand_as(x) if scale is None else torch.addcmul(shift, x, scale.view(across).to(x.dtype))
+        if scale is not None:
+            result.addcmul_(x, scale.view(across).to(x.dtype))
+        return result.add_(shift)
 
     return push
 
 
+def _present(tangent: Tensor | None) -> Tensor:
+    assert tangent is not None
+    return tangent
+
+
 def _scaled(rstd: Tensor, gamma: Tensor | None) -> Tensor:
     return rstd if gamma is None else rstd * gamma
-
-
-def _add_affine(result: Tensor | None, x: Tensor, scale: Tensor, mean: Tensor, across: list[int]) -> Tensor:
-    """Add scale * (x - mean), per channel: two passes over memory, the shift folded into a per-channel number."""
-    shift = (-mean * scale).view(across).to(x.dtype)
-    scale = scale.view(across).to(x.dtype)
-    return torch.addcmul(shift, x, scale) if result is None else result.addcmul_(x, scale).add_(shift)
 
 
 @rule("native_layer_norm")
