@@ -1,4 +1,4 @@
-"""The verbs: train, tune, fetch, recipes. Whatever is heavy is imported inside the verb that needs it."""
+"""The verbs: train, tune, compare, fetch, recipes. Whatever is heavy is imported inside the verb that needs it."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ def tune(options: argparse.Namespace) -> int:
         workers_per_trial=options.workers_per_trial,
     )
     return 0 if result.finished else 1
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Train every method on every recipe over several seeds, and print the table."""
+    from mwray.cluster.compare import compare as run
+
+    first = recipe(options.recipes[0])
+    outcomes = run(
+        options.recipes,
+        options.methods,
+        options.seeds,
+        Path(options.folder or "runs/compare").resolve(),
+        values=dict(parse(first, assignment) for assignment in options.set),
+        address=options.address,
+        concurrency=options.concurrency,
+    )
+    return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
 def fetch(options: argparse.Namespace) -> int:
@@ -154,14 +171,23 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--workers-per-trial", type=_positive, default=1, metavar="W")
     many.set_defaults(verb=tune)
 
-    for verb in (one, many):
+    beside = verbs.add_parser("compare", help="methods beside one another, over seeds")
+    beside.add_argument("--recipes", type=_names, default=["digits"], metavar="A,B,..", help="default: digits")
+    beside.add_argument(
+        "--methods", type=_names, default=["base", "mwnet"], metavar="A,B,..", help="default: base,mwnet"
+    )
+    beside.add_argument("--seeds", type=_positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
+    beside.add_argument("--concurrency", type=_positive, metavar="K", help="trainings at once (default: what fits)")
+    beside.set_defaults(verb=compare)
+
+    for verb in (one, many, beside):
         verb.add_argument("--address", help="a running Ray cluster: auto, or host:port (default: this machine)")
         verb.add_argument("--folder", help="where records, checkpoints and pictures go (default: under runs/)")
 
     listing = verbs.add_parser("recipes", help="list the recipes, or the fields of one")
     listing.add_argument("recipe", nargs="?")
     listing.set_defaults(verb=recipes)
-    for verb in (one, many, listing):
+    for verb in (one, many, beside, listing):
         verb.add_argument(
             "--set", action="append", default=[], metavar="FIELD=VALUE", help="by dotted name; repeatable"
         )
@@ -169,9 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     download = verbs.add_parser("fetch", help="download a data set")
     download.add_argument("source", choices=["cifar10", "cifar100", "fashion_mnist"])
     download.set_defaults(verb=fetch)
-    for verb in (one, many, download):
+    for verb in (one, many, beside, download):
         verb.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _positive(text: str) -> int:
