@@ -1,4 +1,4 @@
-"""The exact meta-gradient from inner products: weight maps, look-ahead steps and their derivatives.
+"""The exact meta-gradient from inner products: look-ahead steps and their derivatives.
 
 With eta_i(theta) the weight of sample i, L_i(w) its loss and w_hat = w - step(sum_i eta_i grad L_i), the chain rule
 gives (Shu et al. 2019, Eq. 6 and Eq. 9, for any weight map and any step whose Jacobian P in the gradient is known)
@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from mwray.meta.tangent import Recording
 from mwray.worker import Worker
 
-WeightMap = Literal["normalized", "mean", "detached"]
 Direction = list[Tensor]
 Pair = tuple[Tensor, Tensor]
 """Inputs [B, ...] and targets [B]."""
@@ -60,44 +59,6 @@ def inner_products(recording: Recording, losses: Tensor, direction: Mapping[str,
     """
     (by_output,) = torch.autograd.grad(losses.sum(), recording.outputs, retain_graph=True)
     return (by_output * recording.tangent(direction)).flatten(1).sum(1).to(losses.dtype)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The weights of one batch share: eta = V / divisor, the divisor being the same on every worker.
-
-    Averaging over workers the gradients of `sum(eta * losses)` gives the gradient of the global weighted loss.
-    """
-
-    values: Tensor  # V(L_i), [n], may carry the graph to theta
-    divisor: Tensor  # []
-    kind: WeightMap
-
-    @property
-    def eta(self) -> Tensor:
-        """The weights themselves, [n], detached."""
-        return self.values.detach() / self.divisor
-
-    def cotangent(self, alignment: Tensor, worker: Worker) -> Tensor:
-        """Derivative of sum_i u_i eta_i by each V_i, [n], for `alignment` u [n].
-
-        Eq. 40's sum lies in the graph, which subtracts the weighted mean of u over the whole (global) batch.
-        """
-        if self.kind != "normalized":
-            return alignment / self.divisor
-        (baseline,) = worker.average([(alignment * self.eta).sum()])
-        return (alignment - baseline) / self.divisor
-
-
-def weigh(values: Tensor, kind: WeightMap, tau: float, worker: Worker) -> Weights:
-    """Form the weights of a batch from the weight net's outputs `values` [n].
-
-    "normalized" is the paper's Eq. 40, "mean" its Eq. 3, "detached" the form of the authors' later code (CMW-Net).
-    """
-    if kind == "mean":
-        return Weights(values, values.new_tensor(len(values)), kind)
-    (total,) = worker.average([values.detach().sum()])
-    return Weights(values, torch.where(total == 0, total.new_tensor(tau), total), kind)
 
 
 @dataclass(frozen=True)

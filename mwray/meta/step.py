@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from mwray.meta import gradient
-from mwray.meta.gradient import Criterion, LookAhead, Pair, WeightMap, Weights, cross_entropy, weigh
+from mwray.meta.gradient import Criterion, LookAhead, Pair, cross_entropy
 from mwray.meta.tangent import Recording, record
+from mwray.meta.weights import Multipliers, WeightMap, Weights, weigh, weigh_through
 from mwray.models.weight_net import WeightNet
 from mwray.worker import LocalWorker, Worker
 
@@ -32,8 +33,9 @@ class MetaStep:
     losses: Tensor  # [n] L_i(w)
     values: Tensor  # [n] V(L_i; theta+), in (0, 1)
     weights: Tensor  # [n] eta_i: with "normalized" they sum to 1 over the batch (over all workers: to their number)
-    meta_loss: Tensor  # [] mean loss of the meta batch at w_hat
-    alignment: Tensor  # [n] -u_i: positive where raising the sample's weight would lower the meta loss
+    meta_loss: Tensor  # [] mean loss of the meta batch at w_hat, of the newest step that moved the weight net
+    alignment: Tensor | None  # [n] -u_i: positive where raising the sample's weight would lower the meta loss; None in
+    # a step that did not move the weight net
 
 
 class MetaWeightNet:
@@ -52,12 +54,17 @@ class MetaWeightNet:
         model: the classifier; put in training mode by `step`.
         optimizer: over (some of) the model's parameters; the rest stays as it is.
         weight_net: shape as the paper writes it ("1-100-1"), or a module of your own mapping losses [n] to
-            non-negative weights [n].
+            non-negative weights [n], weight i from loss i alone.
         weight_optimizer: builds the weight net's optimiser from its parameters. Default: SGD, lr 1e-3, Nesterov
             momentum 0.9, weight decay 5e-4, as in the paper's released code.
         weight_map: "normalized" (Eq. 40), "mean" (Eq. 3) or "detached".
         tau: stands in for a weight sum of zero (Eq. 40).
         look_ahead: "sgd" (Eq. 3) or "optimizer" (the real step, with momentum and weight decay).
+        input: "detached" (Eq. 3: weights are factors) or "through" (the virtual step's gradient also flows through
+            the losses that the weights are read from, as in the authors' long-tail code).
+        conditioning: "class" calls `weight_net(losses, targets)`, a module such as
+            `mwray.models.class_weight_net.ClassWeightNet`.
+        every: steps between two updates of the weight net; those between cost what plain training costs.
         criterion: per-sample losses [n] from outputs and targets; loss i must depend on output i alone.
         worker: averages over several processes; default: this one alone.
 
@@ -75,11 +82,20 @@ class MetaWeightNet:
         weight_map: WeightMap = "normalized",
         tau: float = 1.0,
         look_ahead: Literal["sgd", "optimizer"] = "sgd",
+        input: Literal["detached", "through"] = "detached",
+        conditioning: Literal["none", "class"] = "none",
+        every: int = 1,
         criterion: Criterion = cross_entropy,
         worker: Worker | None = None,
     ) -> None:
-        _check_choice("weight_map", weight_map, ("normalized", "mean", "detached"))
-        _check_choice("look_ahead", look_ahead, ("sgd", "optimizer"))
+        _check(weight_map=weight_map, look_ahead=look_ahead, input=input, conditioning=conditioning)
+        if conditioning == "class" and isinstance(weight_net, str):
+            raise ValueError(
+                "conditioning='class' needs a weight net that takes classes: give weight_net="
+                f"ClassWeightNet({weight_net!r}, num_classes) of mwray.models.class_weight_net"
+            )
+        if every < 1:
+            raise ValueError(f"every is {every}; it can be 1 (each step moves the weight net) or more")
         self.model = model
         self.optimizer = optimizer
         self.names, self.parameters = _trained(model, optimizer)
@@ -90,64 +106,112 @@ class MetaWeightNet:
         self.weight_map: WeightMap = weight_map
         self.tau = tau
         self.look_ahead: Literal["sgd", "optimizer"] = look_ahead
+        self.input: Literal["detached", "through"] = input
+        self.conditioning: Literal["none", "class"] = conditioning
+        self.every = every
+        self.steps = 0
+        self.meta_loss = torch.full((), torch.nan, device=device)
         self.criterion = criterion
         self.worker: Worker = worker or LocalWorker(device)
 
     def step(self, batch: Pair, meta: Pair) -> MetaStep:
         """One iteration of Algorithm 1 on a training batch and a clean meta batch, each (inputs, targets)."""
         self.model.train()
-        recording = record(self.model, batch[0])
-        losses = self.criterion(recording.outputs, batch[1])
-        ahead = self._virtual_step(losses)
-        meta_loss, alignment = self._meta_step(recording, losses, ahead, meta)
-        weights = self._actual_step(losses)
-        return MetaStep(
-            recording.outputs.detach(), losses.detach(), weights.values.detach(), weights.eta, meta_loss, alignment
-        )
+        return self._learn(batch, meta) if self.learns else self._follow(batch)
 
-    def weights(self, losses: Tensor) -> Tensor:
-        """The weight net's output [n] for losses [n], without a graph and before any normalisation."""
+    @property
+    def learns(self) -> bool:
+        """Whether the next step moves the weight net."""
+        return self.steps % self.every == 0
+
+    def weights(self, losses: Tensor, classes: Tensor | None = None) -> Tensor:
+        """The weight net's output [n] for losses [n], without a graph and before any normalisation.
+
+        `classes` int64 [n] are needed by a weight net that is conditioned on them.
+        """
         with torch.no_grad():
-            values: Tensor = self.weight_net(losses)
-        return values
+            return self._values(losses, classes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weight net and its optimiser; the model and its optimiser are yours to save."""
-        return {"weight_net": self.weight_net.state_dict(), "weight_optimizer": self.weight_optimizer.state_dict()}
+        """Weight net, its optimiser and the steps so far; the model and its optimiser are yours to save."""
+        return {
+            "weight_net": self.weight_net.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "steps": self.steps,
+            "meta_loss": self.meta_loss,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.weight_net.load_state_dict(state["weight_net"])
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.steps = state["steps"]
+        self.meta_loss = state["meta_loss"].to(self.meta_loss.device)
 
-    def _virtual_step(self, losses: Tensor) -> LookAhead:
-        """w_hat(theta): Eq. 3. The weights are multipliers: no gradient flows through the losses they are read from."""
-        weights = weigh(self.weights(losses.detach()), self.weight_map, self.tau, self.worker)
-        gradients = self._gradient(losses, weights.eta)
-        return gradient.look_ahead(self.optimizer, self.parameters, gradients, self.look_ahead)
+    def _learn(self, batch: Pair, meta: Pair) -> MetaStep:
+        """Algorithm 1, lines 5 to 7."""
+        recording = record(self.model, batch[0])
+        losses = self.criterion(recording.outputs, batch[1])
+        weights = self._learning_weights(losses, batch[1])
+        ahead = self._virtual_step(losses, weights)
+        alignment = self._meta_step(recording, losses, weights, ahead, meta)
+        return self._finish(recording.outputs, losses, self._actual_step(losses, batch[1]), -alignment)
 
-    def _meta_step(self, recording: Recording, losses: Tensor, ahead: LookAhead, meta: Pair) -> tuple[Tensor, Tensor]:
-        """theta+: Eq. 4, its gradient by Eq. 6 with the inner products of one tangent pass."""
+    def _follow(self, batch: Pair) -> MetaStep:
+        """Line 7 alone, with the weight net as it is."""
+        outputs = self.model(batch[0])
+        losses = self.criterion(outputs, batch[1])
+        return self._finish(outputs, losses, self._actual_step(losses, batch[1]), None)
+
+    def _virtual_step(self, losses: Tensor, weights: Weights) -> LookAhead:
+        """w_hat(theta): Eq. 3."""
+        return gradient.look_ahead(
+            self.optimizer, self.parameters, self._gradient(losses, weights.eta), self.look_ahead
+        )
+
+    def _meta_step(
+        self, recording: Recording, losses: Tensor, weights: Weights, ahead: LookAhead, meta: Pair
+    ) -> Tensor:
+        """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass."""
         at = dict(zip(self.names, ahead.parameters, strict=True))
-        meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker)
+        self.meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker)
         direction = dict(zip(self.names, ahead.pull_back(slopes), strict=True))
-        alignment = gradient.inner_products(recording, losses, direction)
-        values = self.weight_net(losses.detach())
-        weights = weigh(values, self.weight_map, self.tau, self.worker)
+        inner_products = gradient.inner_products(recording, losses, direction)
         theta = list(self.weight_net.parameters())
-        gradients = torch.autograd.grad(values, theta, weights.cotangent(alignment, self.worker))
+        gradients = torch.autograd.grad(weights.surrogate(inner_products, self.worker), theta)
         for parameter, slope in zip(theta, self.worker.average(gradients), strict=True):
             parameter.grad = slope
         self.weight_optimizer.step()
-        return meta_loss, -alignment
+        return inner_products
 
-    def _actual_step(self, losses: Tensor) -> Weights:
+    def _actual_step(self, losses: Tensor, targets: Tensor) -> Multipliers:
         """w+: Eq. 5, from the old w with the new weights."""
-        weights = weigh(self.weights(losses.detach()), self.weight_map, self.tau, self.worker)
+        weights = weigh(self.weights(losses.detach(), targets), self.weight_map, self.tau, self.worker)
         for parameter, slope in zip(self.parameters, self._gradient(losses, weights.eta, last=True), strict=True):
             parameter.grad = slope
         self.optimizer.step()
+        self.steps += 1
         return weights
+
+    def _values(self, losses: Tensor, classes: Tensor | None) -> Tensor:
+        """V(L; theta) or V(L, y; theta), [n]."""
+        values: Tensor = self.weight_net(losses) if self.conditioning == "none" else self.weight_net(losses, classes)
+        return values
+
+    def _learning_weights(self, losses: Tensor, classes: Tensor) -> Weights:
+        """The weights of Eq. 3, with their graph to theta."""
+
+        def values(of: Tensor) -> Tensor:
+            return self._values(of, classes)
+
+        if self.input == "through":
+            return weigh_through(values, losses, self.weight_map, self.tau, self.worker)
+        return weigh(values(losses.detach()), self.weight_map, self.tau, self.worker)
+
+    def _finish(self, outputs: Tensor, losses: Tensor, weights: Multipliers, alignment: Tensor | None) -> MetaStep:
+        return MetaStep(
+            outputs.detach(), losses.detach(), weights.values.detach(), weights.eta, self.meta_loss, alignment
+        )
 
     def _gradient(self, losses: Tensor, eta: Tensor, last: bool = False) -> list[Tensor]:
         """Gradient of sum_i eta_i L_i, averaged over workers; parameters that the loss does not reach get zeros."""
@@ -169,6 +233,15 @@ def _released_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
-def _check_choice(name: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise ValueError(f"{name} is {given!r}; it can be {', '.join(map(repr, known))}")
+CHOICES = {
+    "weight_map": ("normalized", "mean", "detached"),
+    "look_ahead": ("sgd", "optimizer"),
+    "input": ("detached", "through"),
+    "conditioning": ("none", "class"),
+}
+
+
+def _check(**given: str) -> None:
+    for name, value in given.items():
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name} is {value!r}; it can be {', '.join(map(repr, CHOICES[name]))}")

@@ -56,8 +56,15 @@ def meta_gradient(
     meta: tuple[Tensor, Tensor],
     weight_map: str,
     look_ahead: str,
+    *,
+    through: bool = False,
+    by_class: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Meta loss at w_hat and its gradient by the weight net's parameters; nothing is moved."""
+    """Meta loss at w_hat and its gradient by the weight net's parameters; nothing is moved.
+
+    `through`: the virtual step's gradient also flows through the losses that the weights are read from. `by_class`:
+    the weight net sees the observed classes too.
+    """
     model.train()
     named = dict(model.named_parameters())
     w = {name: p.detach().clone().requires_grad_() for name, p in named.items()}
@@ -67,7 +74,8 @@ def meta_gradient(
         return F.cross_entropy(functional_call(model, {**buffers, **parameters}, (pair[0],)), pair[1], reduction="none")
 
     losses = losses_at(w, batch)
-    eta = weights_of(weight_net(losses.detach()), weight_map)
+    seen = losses if through else losses.detach()
+    eta = weights_of(weight_net(seen, batch[1]) if by_class else weight_net(seen), weight_map)
     gradients = torch.autograd.grad((eta * losses).sum(), list(w.values()), create_graph=True)
     ahead = {
         name: virtual_step(optimizer, w[name].detach(), named[name], g, look_ahead)
