@@ -178,33 +178,36 @@ def attention(call: Call) -> Push:
     if arguments["dropout_p"] > 0:
         raise Unsupported(f"{call.func} draws its dropout mask inside the kernel; use the MATH backend of attention")
     q, k, v = call.read("query", "key", "value")
-    if q.shape[:-2] != k.shape[:-2]:
-        raise Unsupported(f"{call.func} with grouped queries")
+    groups = q.shape[-3] // k.shape[-3]  # grouped queries: several heads of q share one of k and v
     bias = arguments.get("attn_mask", arguments.get("attn_bias"))
     scale = arguments.get("scale") or q.shape[-1] ** -0.5
     causal = arguments["is_causal"]
 
     def push(tangents: Tangents) -> Results:
         dq, dk, dv = (tangents.get(name) for name in ("query", "key", "value"))
-        probability = _probabilities(q, k, bias, scale, causal)
-        scores = total(
-            [
-                None if dq is None else (dq @ k.transpose(-2, -1)).mul_(scale),
-                None if dk is None else (q @ dk.transpose(-2, -1)).mul_(scale),
-                tangents.get("attn_bias"),
-            ]
-            if (dq is not None or dk is not None)
-            else [torch.zeros_like(probability), tangents.get("attn_bias")]
-        )
-        change = aten._softmax_backward_data(scores, probability, -1, probability.dtype)
-        result = total([change @ v, None if dv is None else probability @ dv])
-        return [result] + [None] * (len(call.results) - 1)
+        dk, dv = (None if a is None else _every_head(a, groups) for a in (dk, dv))
+        keys, values = _every_head(k, groups), _every_head(v, groups)
+        probability = _probabilities(q, keys, bias, scale, causal)
+        parts = [None if dv is None else probability @ dv]
+        scores = [
+            None if dq is None else (dq @ keys.mT).mul_(scale),
+            None if dk is None else (q @ dk.mT).mul_(scale),
+            tangents.get("attn_bias"),
+        ]
+        if any(score is not None for score in scores):
+            change = aten._softmax_backward_data(total(scores), probability, -1, probability.dtype)
+            parts.append(change @ values)
+        return total(parts)
 
     return push
 
 
+def _every_head(a: Tensor, groups: int) -> Tensor:
+    return a if groups == 1 else a.repeat_interleave(groups, -3)
+
+
 def _probabilities(q: Tensor, k: Tensor, bias: Any, scale: float, causal: bool) -> Tensor:
-    scores = (q @ k.transpose(-2, -1)).mul_(scale)
+    scores = (q @ k.mT).mul_(scale)
     if bias is not None:
         scores = scores + bias
     if causal:

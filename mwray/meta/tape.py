@@ -79,12 +79,13 @@ class Tape(TorchDispatchMode):
         self._settle()
         operation = _operation(func)
         arguments = operation.bind(args, kwargs)
-        sources = self._sources(arguments) if torch.is_grad_enabled() else {}
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # autograd sees nothing of it: what is overwritten keeps its history
+        sources = self._sources(arguments)
         if sources and not self.failure:
             return self._note(operation, arguments, sources, args, kwargs)
-        results = func(*args, **kwargs)
         self._forget(operation, arguments)
-        return results
+        return func(*args, **kwargs)
 
     def finish(self, outputs: Tensor) -> None:
         """End the recording: `outputs` is what the forward gave."""
