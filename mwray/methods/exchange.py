@@ -8,7 +8,7 @@ from torch import Tensor
 from mwray.worker import Worker
 
 
-def gather(worker: Worker, values: Tensor) -> Tensor:
+def gather(values: Tensor, worker: Worker) -> Tensor:
     """The values [W * n, ...] of all W workers in order of rank, from each one's [n, ...] (floating point).
 
     The parts of a batch are shared out in order of rank, so this is the batch as a single process would see it.
@@ -21,18 +21,13 @@ def gather(worker: Worker, values: Tensor) -> Tensor:
     return (mean * worker.size).flatten(0, 1)
 
 
-def share(worker: Worker, values: Tensor) -> Tensor:
-    """This worker's part [n, ...] of what `gather` gave, [W * n, ...]."""
-    return values.unflatten(0, (worker.size, -1))[worker.rank]
-
-
-def total(worker: Worker, values: Tensor) -> Tensor:
+def total(values: Tensor, worker: Worker) -> Tensor:
     """Sum over workers of each one's `values`, any shape (floating point)."""
     (mean,) = worker.average([values])
     return mean * worker.size
 
 
-def merge(worker: Worker, buffer: Tensor) -> Tensor:
+def merge(buffer: Tensor, worker: Worker) -> Tensor:
     """A per-sample buffer as all workers together filled it; NaN marks what nobody has seen.
 
     What several workers have seen becomes the mean of theirs.

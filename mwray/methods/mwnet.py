@@ -67,7 +67,7 @@ class MWNet(Method):
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics and on the range of losses; keep the weight net of this epoch."""
         self.classifier.agree()
-        low, high = gather(self.worker, self.loss_range).unflatten(0, (-1, 2)).unbind(1)
+        low, high = gather(self.loss_range, self.worker).unflatten(0, (-1, 2)).unbind(1)
         self.loss_range = torch.stack([low.min(), high.max()])
         if not self.warming:
             self.trajectory.append(parameters_to_vector(self.meta.weight_net.parameters()).detach().cpu())
