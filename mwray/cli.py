@@ -8,11 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mwray import __version__
 from mwray.config import fingerprint, leaves, override, parse
+from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
+from mwray.records import Run
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 
@@ -29,12 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nmwray: stopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError) as error:  # ConfigError, RecordError, CheckpointError, DataError
+    except UserError as error:
         print(f"mwray: {error}", file=sys.stderr)
-        return 2
-    except ArithmeticError as error:  # NonFiniteLoss
-        print(f"mwray: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, ArithmeticError) else 2
 
 
 def train(options: argparse.Namespace) -> int:
@@ -44,10 +44,12 @@ def train(options: argparse.Namespace) -> int:
     if options.workers > 1:
         from mwray.cluster.trainer import fit
 
-        summary = fit(experiment, folder, options.workers, address=options.address, gpus_per_worker=options.gpus)
+        print(describe(fit(experiment, folder, options.workers, address=options.address, gpus_per_worker=options.gpus)))
+    elif (finished := Run(folder).summary()) is not None:
+        print(f"Finished already:\n{describe(finished)}")
     else:
-        summary = _train_here(experiment, folder, options)
-    print(describe(summary, folder))
+        _train_here(experiment, folder, options)
+    print(f"Records, checkpoint and pictures: {folder}")
     return 0
 
 
@@ -114,8 +116,8 @@ def run_name(name: str, experiment: Experiment) -> str:
     return f"{name}-{experiment.method.name}-seed{experiment.seed}-{fingerprint(experiment)}"
 
 
-def describe(summary: dict[str, object], folder: Path) -> str:
-    """The last lines of a training: its accuracies, each named, and where everything is."""
+def describe(summary: dict[str, Any]) -> str:
+    """A training's accuracies, each named."""
     named = (
         ("test.last", "test accuracy, last epoch"),
         ("test.last5", "test accuracy, mean of the last five epochs"),
@@ -123,17 +125,16 @@ def describe(summary: dict[str, object], folder: Path) -> str:
         ("test.best", "test accuracy, best epoch on the test set (an oracle: do not select by it)"),
         ("validation.last", "validation accuracy, last epoch"),
     )
-    lines = [f"{100 * float(str(summary[key])):7.2f} %  {text}" for key, text in named if key in summary]
-    return "\n".join([*lines, f"Records, checkpoint and pictures: {folder}"])
+    return "\n".join(f"{100 * summary[key]:7.2f} %  {text}" for key, text in named if key in summary)
 
 
-def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> dict[str, object]:
+def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
     from mwray.train.loop import train as train_loop
-    from mwray.train.sinks import ConsoleSink, PicturesSink, TensorBoardSink
+    from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
     from mwray.worker import LocalWorker
 
-    sinks = [ConsoleSink(), TensorBoardSink(), PicturesSink()]
-    return train_loop(
+    sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink()]
+    train_loop(
         experiment,
         folder,
         worker=LocalWorker(options.device),

@@ -17,13 +17,15 @@ from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform,
 
 import pydantic
 
+from mwray.errors import UserError
+
 T = TypeVar("T")
 
 tagged = pydantic.Discriminator("name")
 """Marks a union of setting classes that are told apart by their field `name`: `Annotated[A | B, tagged]`."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A setting that cannot be used: names the field, what was given, and what would do."""
 
 

@@ -22,10 +22,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mwray.errors import UserError
+
 PACKAGES = ("mwray", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A run folder that cannot be used: names the file and what is wrong with it."""
 
 

@@ -85,7 +85,7 @@ def sweep(
 def _run(jobs: Sequence[Job], allotment: Allotment, concurrency: int | None, joined: bool) -> Iterator[Outcome]:
     """Keep as many in flight as fit, asked again after each: machines that join are used."""
     task = ray.remote(_train).options(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=RETRIES)
-    waiting, flying = list(jobs), {}
+    waiting, flying = list(jobs), dict[Any, Job]()
     while waiting or flying:
         while waiting and len(flying) < limit(allotment, nodes(), concurrency, joined):
             job = waiting.pop(0)

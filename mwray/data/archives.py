@@ -14,11 +14,12 @@ import numpy as np
 from mwray.data import parquet
 from mwray.data.cache import Arrays, cached, locked
 from mwray.data.parquet import BrokenData
+from mwray.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class MissingData(FileNotFoundError):
+class MissingData(UserError, FileNotFoundError):
     """A data set is in none of the folders searched: names them, and the commands that would fill them."""
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mwray.data.cache import Arrays
+from mwray.errors import UserError
 
 IMAGE_COLUMNS = ("img", "image")
 REPAIR = "Delete it and fetch it again, or remove the folder from those searched."
 
 
-class BrokenData(ValueError):
+class BrokenData(UserError, ValueError):
     """A data file that cannot be used: names the file, the row where there is one, and what would do."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mwray.errors import UserError
 from mwray.records import write_atomically
 
 logger = logging.getLogger("mwray")
@@ -24,7 +25,7 @@ NAME = re.compile(r"checkpoint-(\d{6,})-([0-9a-f]{16})\.pt")
 KEPT = 2
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that cannot be continued from."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from mwray.config import fingerprint, read, to_dict
 from mwray.data.loader import Batch, Loader
 from mwray.data.splits import Splits, split
+from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.methods import registry
 from mwray.methods.base import Method, Setup
@@ -30,7 +31,7 @@ CHECK_EVERY = 50
 """Steps between two looks at the loss: each look waits for the device."""
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(UserError, FloatingPointError):
     """Training diverged: the loss is infinite or not a number."""
 
 
@@ -124,8 +125,9 @@ class Session:
 
     def close(self) -> None:
         """Close every sink, also after an error."""
-        for sink in self.sinks:
-            sink.close()
+        with ExitStack() as stack:  # one that fails to close must not keep the others open
+            for sink in self.sinks:
+                stack.callback(sink.close)
 
     def _loader(self, splits: Splits, name: str) -> Loader:
         augment = self.experiment.data.augment and name in ("train", "meta")
@@ -241,7 +243,7 @@ class Session:
         if curve is None:
             return
         top = float(np.nanmax(arrays["sample.loss"]))
-        losses = torch.linspace(0, top, 200)
+        losses = torch.linspace(0, 1, 200) ** 2 * top  # denser where losses are: near zero
         arrays["curve.loss"] = losses.numpy()
         arrays["curve.weight"] = curve(losses.to(self.worker.device)).float().cpu().numpy()
 
