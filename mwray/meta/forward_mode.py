@@ -7,7 +7,7 @@ differentiates it all the same; reverse mode and `Linearized` do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -76,7 +76,8 @@ class ForwardMode:
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         self._model, self._replay = model, Replay(model, x)
-        self._parameters = [(parameter, parameter._version) for parameter in model.parameters()]
+        self._parameters = dict(model.named_parameters())
+        self._versions = [parameter._version for parameter in self._parameters.values()]
         # Fused attention kernels draw dropout masks that the replay could not draw again.
         with sdpa_kernel(SDPBackend.MATH):
             self.outputs = single_tensor(model, model(x.detach()))
@@ -91,8 +92,8 @@ class ForwardMode:
             ValueError: a name that the model does not have, or a wrong shape.
             RuntimeError: the parameters have been changed since the forward.
         """
-        check_direction(self._model, direction)
-        check_unchanged(self._parameters)
+        check_direction(self._model, self._parameters, direction)
+        check_unchanged(self._parameters.values(), self._versions)
         tangent = self._replay.tangent(direction)
         return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
 
@@ -107,24 +108,23 @@ def single_tensor(model: nn.Module, outputs: object) -> Tensor:
     return outputs
 
 
-def check_direction(model: nn.Module, direction: Mapping[str, Tensor]) -> None:
+def check_direction(model: nn.Module, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> None:
     """Refuse, with ValueError, a direction with unknown names or wrong shapes."""
-    known = dict(model.named_parameters())
     for name, value in direction.items():
-        if name not in known:
+        if name not in parameters:
             raise ValueError(
                 f"direction has {name!r}, which is no parameter of {type(model).__name__}; "
                 "names are those of model.named_parameters(), a tied parameter has its first name only"
             )
-        if value.shape != known[name].shape:
+        if value.shape != parameters[name].shape:
             raise ValueError(
-                f"direction[{name!r}] has shape {tuple(value.shape)}; its parameter has {tuple(known[name].shape)}"
+                f"direction[{name!r}] has shape {tuple(value.shape)}; its parameter has {tuple(parameters[name].shape)}"
             )
 
 
-def check_unchanged(parameters: list[tuple[nn.Parameter, int]]) -> None:
-    """Refuse, with RuntimeError, parameters that have another version now than they had."""
-    if any(parameter._version != version for parameter, version in parameters):
+def check_unchanged(parameters: Iterable[Tensor], versions: Iterable[int]) -> None:
+    """Refuse, with RuntimeError, parameters that have other versions now than they had."""
+    if any(parameter._version != version for parameter, version in zip(parameters, versions, strict=True)):
         raise RuntimeError("the parameters were changed after the forward: take the tangent before the optimiser steps")
 
 

@@ -76,9 +76,9 @@ class Linearized:
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         self._model, self._replay = model, Replay(model, x)
-        self._parameters = [(parameter, parameter._version) for parameter in model.parameters()]
-        leaves = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self._tape = Tape(leaves)
+        self._parameters = dict(model.named_parameters())
+        self._versions = [parameter._version for parameter in self._parameters.values()]
+        self._tape = Tape({name: p for name, p in self._parameters.items() if p.requires_grad})
         # Weights that autocast had cast earlier would come to the tape without their history.
         torch.clear_autocast_cache()
         with torch.enable_grad(), torch.compiler.set_stance("force_eager"), self._tape:
@@ -89,14 +89,11 @@ class Linearized:
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` along `direction`, as `Recording.tangent` says."""
-        check_direction(self._model, direction)
-        check_unchanged(self._parameters)
+        check_direction(self._model, self._parameters, direction)
+        check_unchanged(self._parameters.values(), self._versions)
         if self._tape.failure is None and self._tape.overwritten():
             _fall_back(self._model, "it overwrites, in place, what its tangent needs")
-        frozen = any(
-            not parameter.requires_grad for name, parameter in self._model.named_parameters() if name in direction
-        )
-        if self._model in _failures or frozen:
+        if self._model in _failures or not all(self._parameters[name].requires_grad for name in direction):
             tangent = self._replay.tangent(direction)
         else:
             with torch.no_grad(), torch.autocast(self.outputs.device.type, enabled=False):
