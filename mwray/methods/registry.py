@@ -7,10 +7,24 @@ from typing import Any
 from mwray.config import ConfigError
 from mwray.methods.base import Method, Setup
 from mwray.methods.base_model import BaseModel
+from mwray.methods.class_balanced import ClassBalanced
+from mwray.methods.co_teaching import CoTeaching
+from mwray.methods.d2l import D2L
+from mwray.methods.focal import Focal
 from mwray.methods.mwnet import MWNet
+from mwray.methods.reed import Reed
+from mwray.methods.s_model import SModel
+from mwray.methods.self_paced import SelfPaced
 
 METHODS: dict[str, Any] = {
     "base": BaseModel,
+    "focal": Focal,
+    "class-balanced": ClassBalanced,
+    "reed": Reed,
+    "s-model": SModel,
+    "self-paced": SelfPaced,
+    "co-teaching": CoTeaching,
+    "d2l": D2L,
     "mwnet": MWNet,
 }
 

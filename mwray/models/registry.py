@@ -9,6 +9,7 @@ from functools import partial
 from torch import nn
 
 from mwray.config import ConfigError, nearest
+from mwray.models.cnn9 import CNN9
 from mwray.models.mlp import MLP
 from mwray.models.resnet_cifar import ResNet
 from mwray.models.settings import Model
@@ -22,6 +23,7 @@ Factory = Callable[[int, Shape], nn.Module]
 MODELS: dict[str, Factory] = {
     "small": SmallConvNet,
     "mlp": MLP,
+    "cnn9": CNN9,
     "resnet8": partial(ResNet, 8),
     "resnet20": partial(ResNet, 20),
     "resnet32": partial(ResNet, 32),
@@ -30,7 +32,7 @@ MODELS: dict[str, Factory] = {
     "wrn16-4": partial(WideResNet, 16, 4),
     "wrn28-10": partial(WideResNet, 28, 10),
 }
-"""Every network by name. The paper uses resnet32 and wrn28-10."""
+"""Every network by name. The paper uses resnet32 and wrn28-10; Co-teaching's uses cnn9."""
 
 
 def build(model: Model, num_classes: int, shape: Shape) -> nn.Module:

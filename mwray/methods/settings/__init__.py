@@ -6,8 +6,39 @@ from typing import Annotated
 
 from mwray.config import tagged
 from mwray.methods.settings.clean import MWNetSettings
-from mwray.methods.settings.plain import BaseModelSettings
+from mwray.methods.settings.plain import (
+    BaseModelSettings,
+    ClassBalancedSettings,
+    CoTeachingSettings,
+    D2LSettings,
+    FocalSettings,
+    ReedSettings,
+    SelfPacedSettings,
+    SModelSettings,
+)
 
-MethodSettings = Annotated[BaseModelSettings | MWNetSettings, tagged]
+MethodSettings = Annotated[
+    BaseModelSettings
+    | FocalSettings
+    | ClassBalancedSettings
+    | ReedSettings
+    | SModelSettings
+    | SelfPacedSettings
+    | CoTeachingSettings
+    | D2LSettings
+    | MWNetSettings,
+    tagged,
+]
 
-__all__ = ["BaseModelSettings", "MWNetSettings", "MethodSettings"]
+__all__ = [
+    "BaseModelSettings",
+    "ClassBalancedSettings",
+    "CoTeachingSettings",
+    "D2LSettings",
+    "FocalSettings",
+    "MWNetSettings",
+    "MethodSettings",
+    "ReedSettings",
+    "SModelSettings",
+    "SelfPacedSettings",
+]

@@ -1,0 +1,146 @@
+"""S-Model: a layer after the softmax that learns how labels go wrong (Goldberger and Ben-Reuven, ICLR 2017)."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mwray.config import ConfigError
+from mwray.data.loader import Batch
+from mwray.meta.gradient import cross_entropy
+from mwray.methods import transition
+from mwray.methods.base import Method, Setup, Step
+from mwray.methods.classifier import Classifier
+from mwray.methods.exchange import total
+from mwray.methods.head import features_of, last_linear
+from mwray.methods.images import training_batches
+from mwray.methods.noise_layer import NoiseLayer
+from mwray.methods.settings import SModelSettings
+
+
+@final
+class SModel(Method):
+    """Plain training first; then the noise layer is put on, and both learn the noisy labels together.
+
+    The layer starts from the log of the first phase's confusion (rows: predicted class, columns: observed label),
+    as in the authors' code: from a random start the network may settle on permuted classes. The network goes on from
+    where it stands. It is tested without the layer. The layer has the network's learning rate and no weight decay,
+    which would pull it towards "every label is equally likely".
+
+    The authors stop their first phase early, by a validation loss. Here its length is a setting, a quarter of the run
+    by default: the longer it is, the more wrong labels are learned by heart, and then the confusion shows no noise.
+
+    Raises:
+        ConfigError: the first phase is as long as the run or longer.
+    """
+
+    def __init__(self, settings: SModelSettings, setup: Setup) -> None:
+        self.settings, self.setup = settings, setup
+        self.first_epochs = max(setup.epochs // 4, 1) if settings.first_epochs is None else settings.first_epochs
+        if self.first_epochs >= setup.epochs:
+            raise ConfigError(
+                f"method.first_epochs: {self.first_epochs} epochs without the noise layer leave none with it in a run "
+                f"of {setup.epochs}; at most {setup.epochs - 1} would do, or raise epochs to {self.first_epochs + 1}"
+            )
+        self.classifier = Classifier(setup)
+        num_classes = setup.splits.num_classes
+        self.last = last_linear(self.classifier.network, num_classes) if settings.form == "complex" else None
+        self.layer = NoiseLayer(num_classes, self.last.in_features if self.last else 0).to(setup.worker.device)
+        self.optimizer = setup.make_optimizer(self.layer.parameters())
+        self.adapting = False
+
+    def epoch_start(self, epoch: int) -> None:
+        """Set the learning rates; at the change of phase, start the layer from the confusion so far."""
+        self.classifier.start_epoch(epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = self.setup.learning_rate(epoch), 0.0
+        if epoch == self.first_epochs:
+            self.layer.start_from(transition.normalised(self._confusion()))
+        self.adapting = epoch >= self.first_epochs
+        self.transition_sum = torch.zeros_like(self.layer.bias)
+        self.steps = 0
+
+    def update(self, batch: Batch, meta: Batch | None) -> Step:
+        """Step on -log p(label), p being the network's prediction sent through the layer (their Eq. 3 and 4)."""
+        if not self.adapting:
+            logits = self.classifier.forward(batch.x)
+            losses = cross_entropy(logits, batch.y)
+            self.classifier.descend(losses.mean())
+            return Step(logits.detach(), losses.detach())
+        logits, log_q = self._forward(batch.x)
+        losses = adapted_loss(logits, log_q, batch.y)
+        self._descend(losses.mean())
+        self.transition_sum += log_q.detach().exp().mean(0)
+        self.steps += 1
+        return Step(logits.detach(), losses.detach())
+
+    def epoch_end(self, epoch: int) -> None:
+        """Agree on running statistics."""
+        self.classifier.agree()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of the network without the layer."""
+        return self.classifier.predict(x)
+
+    def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The layer's transition (the complex form's: mean over the epoch's samples) beside the labels' own."""
+        if not self.adapting:
+            return {}, {}
+        splits = self.setup.splits
+        true = transition.empirical(splits.train, splits.num_classes)
+        estimated = self.setup.worker.average([self.transition_sum / self.steps])[0]
+        arrays = {"transition_estimated": estimated, "transition_true": true}
+        return {"transition_error": transition.error(estimated, true)}, arrays
+
+    def state(self) -> dict[str, Any]:
+        """Network, layer and both optimisers."""
+        return {
+            "classifier": self.classifier.state(),
+            "layer": self.layer.state_dict(),
+            "layer_optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.classifier.restore(state["classifier"])
+        self.layer.load_state_dict(state["layer"])
+        self.optimizer.load_state_dict(state["layer_optimizer"])
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] and the layer's log transition, [B, C, C] or [1, C, C]."""
+        if self.last is None:
+            return self.classifier.forward(x), self.layer(None)
+        with features_of(self.last) as features:
+            logits = self.classifier.forward(x)
+        return logits, self.layer(features[0])
+
+    def _descend(self, loss: Tensor) -> None:
+        """One step of network and layer along the gradient of `loss` [], averaged over workers."""
+        parameters = [p for p in (*self.classifier.network.parameters(), *self.layer.parameters()) if p.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        for parameter, gradient in zip(parameters, self.setup.worker.average(gradients), strict=True):
+            parameter.grad = gradient
+        self.classifier.optimizer.step()
+        self.optimizer.step()
+
+    def _confusion(self) -> Tensor:
+        """Counts float64 [C, C] of predicted class (row) and observed label (column) over the training set."""
+        worker, num_classes = self.setup.worker, self.setup.splits.num_classes
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=worker.device)
+        mine = torch.arange(worker.rank, len(self.setup.splits.train), worker.size)
+        for batch in training_batches(self.setup, mine, 1000):
+            guess = self.classifier.predict(batch.x).double().softmax(1)
+            if self.settings.counts == "hard":
+                guess = F.one_hot(guess.argmax(1), num_classes).double()
+            counts += guess.T @ F.one_hot(batch.y, num_classes).double()
+        return total(counts, worker)
+
+
+def adapted_loss(logits: Tensor, log_q: Tensor, y: Tensor) -> Tensor:
+    """-log sum_i p(i | x) Q_iy, [B], from logits [B, C], log Q [B or 1, C, C] and observed labels [B]."""
+    log_q = log_q.expand(len(y), -1, -1)
+    column = log_q.gather(2, y[:, None, None].expand(-1, log_q.shape[1], 1)).squeeze(2)  # [B, C]
+    return -(logits.log_softmax(1) + column).logsumexp(1)
