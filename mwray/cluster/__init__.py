@@ -1,0 +1,1 @@
+"""Search and training over Ray: the only package that imports ray or optuna."""

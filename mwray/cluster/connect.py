@@ -1,0 +1,219 @@
+"""Starting or joining Ray, what fits on it at once, and whether all of it sees the search's folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import mwray
+from mwray.config import ConfigError
+
+HEAD = "node:__internal_head__"
+"""A resource of 1 that Ray gives the head node."""
+SLOTS = 10_000
+OBJECT_STORE = 256 * 2**20
+"""Bytes. Nothing of size travels through the object store; Ray's default of 30 % of memory would be for nothing."""
+PREFLIGHT_SECONDS = 90
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray for the length of a `with`: a local one with all cores (None), or a running cluster ("auto", "host:port").
+
+    A Ray that the caller has started is used as it is, and left running.
+
+    Raises:
+        ConfigError: there is no cluster at `address`.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _quiet()
+    where: dict[str, Any] = {"address": address}
+    if address is None:  # "local" so that a RAY_ADDRESS in the environment does not take over
+        where = {"address": "local", "resources": {"trial_slot": SLOTS}, "object_store_memory": OBJECT_STORE}
+    try:
+        # The dashboard stays on: Ray Train asks its state service which trials are gone, and without it the workers of
+        # a stopped trial keep their cores for ever.
+        ray.init(
+            **where, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _passed_on(os.environ)}
+        )
+    except ConnectionError as error:
+        raise ConfigError(
+            f"--address {address}: no Ray cluster answers there ({error}). Start one with `ray up cluster.yaml` and "
+            "run this on its head, or leave --address out to use this machine"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    """Ray reads these when it starts; what the caller has set stays."""
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a run's folder has its own records and TensorBoard files
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # mwray.cluster.search has one for SIGINT and SIGTERM
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # shown in one line by the display
+        "TUNE_WARN_THRESHOLD_S": "10",
+        "TUNE_MAX_PENDING_TRIALS_PG": "64",  # processes started side by side; `limit` bounds them
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of data sets stay right
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """What every process of the search needs in its environment."""
+    passed = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # the default of 2 s is a floor under every epoch's report
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    }
+    if data := environment.get("MWRAY_DATA"):
+        passed["MWRAY_DATA"] = os.pathsep.join(str(Path(part).resolve()) for part in data.split(os.pathsep))
+    return passed
+
+
+def driver_resources() -> dict[str, float]:
+    """What the process that drives a Ray Train run inside a trial takes: no core, but a place on the head.
+
+    Were it to take a core, the last group of workers would never fit. A resource other than CPU has to be named all
+    the same: Ray refuses an empty request. Clusters started by our files have `trial_slot`; any other has a head.
+    """
+    return {"CPU": 0, "trial_slot": 1} if "trial_slot" in ray.cluster_resources() else {"CPU": 0, HEAD: 0.001}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What one trial gets."""
+
+    workers: int
+    cpus: int
+    """For each worker; also the threads that torch may use."""
+    gpus: float
+    """For each worker; below 1, trials share a GPU."""
+
+    def fits(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """How many such trials run on `nodes` at once: a worker is never spread over two machines."""
+        workers = sum(self._on(node) for node in nodes)
+        return workers // self.workers
+
+    def _on(self, node: Mapping[str, float]) -> int:
+        by_cpu = int(node.get("CPU", 0) // self.cpus)
+        # 1e-9: ten times 0.1 GPU fit on one GPU, whatever binary fractions say.
+        return by_cpu if self.gpus == 0 else min(by_cpu, math.floor(node.get("GPU", 0) / self.gpus + 1e-9))
+
+
+def nodes() -> list[dict[str, float]]:
+    """Resources of every living node, as Ray counts them."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def allot(
+    nodes: Sequence[Mapping[str, float]], workers: int, concurrency: int | None, gpus_per_trial: float | None
+) -> Allotment:
+    """Divide the machines among trials.
+
+    A trial gets `gpus_per_trial` GPUs (default: one for each worker where the cluster has any), and its share of the
+    cores where GPUs or `concurrency` bound the number of trials; otherwise one core for each worker, which for the
+    small networks of a search on CPUs gives more trainings an hour than several threads do.
+
+    Raises:
+        ConfigError: a number is impossible.
+    """
+    if workers < 1 or (concurrency is not None and concurrency < 1) or (gpus_per_trial or 0) < 0:
+        raise ConfigError(
+            f"{workers=}, {concurrency=}, {gpus_per_trial=}: workers and trials are 1 or more, GPUs 0 or more"
+        )
+    have_gpus = any(node.get("GPU", 0) >= 1 for node in nodes)
+    gpus = (1.0 if have_gpus else 0.0) if gpus_per_trial is None else gpus_per_trial / workers
+    if gpus > 1 and gpus != int(gpus):
+        raise ConfigError(f"--gpus-per-trial: {gpus} GPUs for a worker: above 1 Ray gives out whole GPUs only")
+    single = Allotment(workers, 1, gpus)
+    bound = single.fits(nodes) if gpus else None
+    if concurrency is not None:
+        bound = concurrency if bound is None else min(bound, concurrency)
+    if not bound:
+        return single
+    for cpus in range(int(max(node.get("CPU", 0) for node in nodes)), 1, -1):
+        if Allotment(workers, cpus, gpus).fits(nodes) >= bound:
+            return Allotment(workers, cpus, gpus)
+    return single
+
+
+def limit(allotment: Allotment, nodes: Sequence[Mapping[str, float]], concurrency: int | None, joined: bool) -> int:
+    """Trials to have in flight now; asked again and again, so that machines that join are used.
+
+    Never more than fit where a trial is a group of workers: a group that waits for cores when its trial is stopped
+    keeps its claim on them for ever (seen in Ray 2.60). A trial of one worker may wait in Ray's queue: that is what
+    makes an autoscaler start a machine.
+
+    Raises:
+        ConfigError: not one fits on this machine.
+    """
+    fitting = allotment.fits(nodes)
+    if fitting == 0 and not joined:
+        raise ConfigError(f"a trial of {allotment} does not fit: this machine has {_total(nodes)}")
+    if joined and allotment.workers == 1 and concurrency is not None:
+        return concurrency
+    return max(1, fitting if concurrency is None else min(fitting, concurrency))
+
+
+def _total(nodes: Sequence[Mapping[str, float]]) -> str:
+    return ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_shared(folder: Path) -> None:
+    """Make sure that every node sees `folder` and has this version of mwray; does nothing on a single node.
+
+    Without this, a search on a folder of the head's own disk goes well until the first trial runs elsewhere.
+
+    Raises:
+        ConfigError: names the nodes that do not.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) < 2:
+        return
+    marker = folder / f".seen-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        asked = [_look_from(node["NodeID"], str(marker)) for node in alive]
+        answers = ray.get(asked, timeout=PREFLIGHT_SECONDS)
+    finally:
+        marker.unlink(missing_ok=True)
+    blind = [answer["host"] for answer in answers if not answer["sees"]]
+    if blind:
+        raise ConfigError(
+            f"--folder {folder}: {', '.join(blind)} cannot see it. Give a folder on storage that every node mounts"
+        )
+    other = [f"{a['host']} has {a['version']}" for a in answers if a["version"] != mwray.__version__]
+    if other:
+        raise ConfigError(f"mwray {mwray.__version__} is here, and {', '.join(other)}; install the same everywhere")
+
+
+def _look_from(node_id: str, path: str) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+    return ray.remote(num_cpus=0)(_look).options(scheduling_strategy=strategy).remote(path)
+
+
+def _look(path: str) -> dict[str, Any]:
+    """Run on a node."""
+    return {"host": socket.gethostname(), "sees": Path(path).exists(), "version": mwray.__version__}

@@ -1,0 +1,201 @@
+"""What a user sees of a search: a live table on a terminal, one line for each change elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mwray.cluster.board import Board, clock, heading, percent, plain
+from mwray.cluster.leaderboard import Row, SearchResult
+from mwray.cluster.trial import FAILURE
+from mwray.train.checkpoint import files as checkpoints
+
+COLORS = {"running": "cyan", "finished": "green", "stopped early": "yellow", "failed": "red", "waiting": "dim"}
+ORDER_LIVE = {"running": 0, "failed": 1, "waiting": 2, "finished": 3, "stopped early": 4}
+"""Which rows stay in sight where there are more than lines."""
+REFRESH = 4  # a second
+
+
+class Display(Protocol):
+    """Told of every change of a search."""
+
+    def begin(self, rows: Sequence[Row], target: int, names: Sequence[str]) -> None:
+        """The search starts, or goes on, with `rows` out of `target` trainings, BaseModel among both."""
+
+    def changed(self, row: Row) -> None:
+        """A trial's state or numbers changed."""
+
+    def note(self, text: str) -> None:
+        """Something that is no trial's."""
+
+    def close(self) -> None:
+        """Give the terminal back. Called always, also after an error."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, rows: Sequence[Row], target: int, names: Sequence[str]) -> None:
+        """Do nothing."""
+
+    def changed(self, row: Row) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Plain:
+    """Lines, for a pipe, a log file or a notebook."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.board = Board([], 0)
+        self.names: Sequence[str] = ()
+
+    def begin(self, rows: Sequence[Row], target: int, names: Sequence[str]) -> None:
+        """Say how far the search is already."""
+        self.board, self.names = Board(rows, target), names
+        before = f", {self.board.ended} of them done before" if self.board.ended else ""
+        self.note(f"{target} trainings{before}")
+
+    def changed(self, row: Row) -> None:
+        """Print a line when the state changed."""
+        if self.board.put(row) == row.state or row.state == "waiting" and row.epoch == 0:
+            return
+        self.note(f"{self._place()} {_who(row)} {row.state}: {self._what(row)}")
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _place(self) -> str:
+        left = self.board.left()
+        return f"[{self.board.ended}/{self.board.target}{f', {clock(left)} left' if left is not None else ''}]"
+
+    def _what(self, row: Row) -> str:
+        fields = ", ".join(
+            f"{heading(name)} {plain(row.values[name])}" for name in self.names if row.values.get(name) is not None
+        )
+        if row.state == "failed":
+            return row.reason or "for a reason unknown"
+        if row.state == "running":
+            return f"{fields}{f', goes on after epoch {row.epoch}' if row.epoch else ''}"
+        return f"validation {percent(row.validation)} after epoch {row.epoch}, {row.seconds:.0f} s ({fields})"
+
+
+class LiveTable:
+    """A table that is drawn anew a few times a second, for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.board = Board([], 0)
+        self.names: Sequence[str] = ()
+        self.live = Live(get_renderable=self.render, console=console, refresh_per_second=REFRESH, transient=True)
+
+    def begin(self, rows: Sequence[Row], target: int, names: Sequence[str]) -> None:
+        """Open the table."""
+        self.board, self.names = Board(rows, target), names
+        self.live.start()
+
+    def changed(self, row: Row) -> None:
+        """Take the row in; the next drawing shows it."""
+        before = self.board.put(row)
+        if row.state == "failed" and before != "failed":
+            self.note(f"{_who(row)} failed: {row.reason}")
+
+    def note(self, text: str) -> None:
+        """Print a line above the table."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the table away: the leaderboard follows."""
+        self.live.stop()
+
+    def render(self) -> Group:
+        """The table and the bar under it."""
+        table = Table(box=None, pad_edge=False)
+        for name in ("trial", "state", *map(heading, self.names), "epoch", "validation", "time"):
+            table.add_column(name, justify="left" if name in ("trial", "state") else "right", no_wrap=True)
+        rows = sorted(self.board.rows.values(), key=lambda row: (ORDER_LIVE[row.state], row.number or 0))
+        room = max(4, self.console.height - 6)
+        for row in sorted(rows[:room], key=lambda row: -1 if row.number is None else row.number):
+            table.add_row(*self._cells(row), style=COLORS[row.state])
+        left = self.board.left()
+        ahead = f", about {clock(left)} left" if left is not None else ""
+        hidden = f", {len(rows) - room} rows not shown" if len(rows) > room else ""
+        words = f"{self.board.ended} of {self.board.target} trainings, {clock(self.board.elapsed())}{ahead}{hidden}"
+        bar = ProgressBar(total=1.0, completed=self.board.share(), width=40)
+        return Group(table, bar, Text(words))
+
+    def _cells(self, row: Row) -> list[str]:
+        seconds = row.seconds if row.state != "running" else time.monotonic() - self.board.since[row.label]
+        return [
+            row.label,
+            row.state,
+            *(plain(row.values.get(name)) for name in self.names),
+            f"{row.epoch}/{row.experiment.epochs}",
+            percent(row.validation),
+            clock(seconds),
+        ]
+
+
+def make(console: Console, shown: bool) -> Display:
+    """The display that fits where the output goes."""
+    if not shown:
+        return Silent()
+    return LiveTable(console) if console.is_interactive and not console.is_jupyter else Plain(console)
+
+
+def report(result: SearchResult, console: Console) -> None:
+    """The end of a search: the leaderboard, where things are, and how to look at them."""
+    table = Table(title="Leaderboard, by clean validation accuracy; the test set ranks nothing", title_justify="left")
+    names = ("trial", *map(heading, result.names), "validation", "test, last epoch", "seconds", "state")
+    for name in names:
+        table.add_column(name, justify="right" if name != "state" else "left", no_wrap=True)
+    for row in result.rows:
+        table.add_row(*_line(row, result.names))
+    if result.base is not None:
+        table.add_section()
+        table.add_row(*_line(result.base, result.names))
+    console.print(table)
+    for text in _where(result):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _line(row: Row, names: Sequence[str]) -> list[str]:
+    fields = [plain(row.values.get(name)) for name in names]
+    return [row.label, *fields, percent(row.validation), percent(row.test), f"{row.seconds:.0f}", row.state]
+
+
+def _where(result: SearchResult) -> list[str]:
+    lines = []
+    failed = [row for row in result.rows if row.state == "failed"]
+    lines += [f"{_who(row)} failed: {row.reason} (traceback: {row.folder / FAILURE})" for row in failed]
+    if result.best is not None:
+        folder = result.best.folder
+        lines.append(f"Best: trial {result.best.label}, in {folder}")
+        lines += [f"  picture:    {folder / name}" for name in ("weights.png",) if (folder / name).exists()]
+        lines += [f"  checkpoint: {path}" for path in checkpoints(folder)[:1]]
+        lines.append(f"  settings:   {result.folder / 'best.json'}")
+    command = f"{sys.executable} -m tensorboard.main --logdir {result.folder / 'trials'} --host 127.0.0.1"
+    lines += ["All trials side by side, in TensorBoard:", f"  {command}"]
+    return lines
+
+
+def _who(row: Row) -> str:
+    return "BaseModel" if row.number is None else f"trial {row.number}"

@@ -1,0 +1,176 @@
+"""What a search came to: a row per trial with its numbers, ranked by clean validation accuracy, and the best one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mwray.cluster.study import Proposal, Study
+from mwray.cluster.trial import FAILURE
+from mwray.config import leaves, to_dict
+from mwray.experiment import Experiment
+from mwray.records import Run, write_atomically
+from mwray.space import Space
+
+ALWAYS = ("method.weight_net.shape", "data.num_meta", "optimizer.lr", "method.weight_net.lr")
+"""Fields that are shown even where they are not searched: what a reader of the paper looks for."""
+ORDER = {"finished": 0, "stopped early": 1, "running": 2, "waiting": 3, "failed": 4}
+STATES = {"complete": "finished", "pruned": "stopped early", "failed": "failed", "running": "waiting"}
+"""What the study calls a trial, and what a reader is told; one that nobody works on yet waits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial, or BaseModel (number None)."""
+
+    number: int | None
+    state: str
+    values: Mapping[str, Any]
+    """Its fields, by dotted name, for the columns of `columns`."""
+    experiment: Experiment
+    folder: Path
+    epoch: int = 0
+    objective: float | None = None
+    validation: float | None = None
+    test: float | None = None
+    """Accuracy after the last epoch, 0..1; it ranks nothing."""
+    seconds: float = 0.0
+    reason: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How a reader calls it."""
+        return "BaseModel" if self.number is None else str(self.number)
+
+    def measured(self, records: Sequence[Mapping[str, Any]], metric: str) -> Row:
+        """This row with the numbers of a run's records."""
+        if not records:
+            return self
+        last = records[-1]
+        return replace(
+            self,
+            epoch=int(last["epoch"]),
+            objective=last.get(metric),
+            validation=last.get("validation.accuracy"),
+            test=last.get("test.accuracy"),
+            seconds=sum(float(record.get("seconds", 0.0)) for record in records),
+        )
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What `mwray.cluster.search.search` returns."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+    """Best first; trials that were stopped early after those that finished, failed ones last."""
+    base: Row | None
+    """BaseModel at the same noise, schedule and epochs; None where the recipe is BaseModel itself."""
+    finished: bool
+    """Whether every trial that was asked for has ended, and at least one well."""
+    interrupted: bool = False
+    """Whether Ctrl-C or SIGTERM ended it; the same search again goes on."""
+    stopped: str | None = None
+    """Why the search gave up, if it did."""
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def best(self) -> Row | None:
+        """The best trial that ran to its end."""
+        return next((row for row in self.rows if row.state == "finished"), None)
+
+
+def columns(space: Space) -> tuple[str, ...]:
+    """The fields shown of each trial: the paper's four where they exist, and whatever else is searched."""
+    own = leaves(space.base)
+    return tuple(dict.fromkeys([*(name for name in ALWAYS if name in own), *space.ranges]))
+
+
+def row_of(proposal: Proposal, space: Space, state: str = "waiting", reason: str | None = None) -> Row:
+    """The row of a trial, with the numbers that its run's records hold."""
+    own = leaves(proposal.experiment)
+    row = Row(
+        number=proposal.number,
+        state=state,
+        values={name: own.get(name) for name in columns(space)},
+        experiment=proposal.experiment,
+        folder=proposal.folder,
+        reason=reason,
+    )
+    return row.measured(Run(proposal.folder).records(), space.metric)
+
+
+def base_row(experiment: Experiment, folder: Path, space: Space) -> Row:
+    """BaseModel's row."""
+    own = leaves(experiment)
+    state = {"done": "finished"}.get(Run(folder).state, "failed" if (folder / FAILURE).exists() else "waiting")
+    row = Row(
+        number=None,
+        state=state,
+        values={name: own.get(name) for name in columns(space)},
+        experiment=experiment,
+        folder=folder,
+    )
+    return row.measured(Run(folder).records(), space.metric)
+
+
+def rows(study: Study) -> list[Row]:
+    """Every trial of the study, from its records, by number."""
+    found = []
+    for entry in study.entries():
+        try:
+            experiment = study.space.experiment(entry.values)
+        except ValueError:  # failed because its fields exclude one another: no experiment, no folder
+            experiment = study.space.base
+        proposal = Proposal(entry.number, entry.values, experiment, study.trial_folder(entry.number, experiment))
+        found.append(row_of(proposal, study.space, STATES[entry.state], entry.reason))
+    return found
+
+
+def ranked(rows: Sequence[Row], mode: str) -> tuple[Row, ...]:
+    """Best first; of equals the earlier trial."""
+    sign = -1 if mode == "max" else 1
+
+    def place(row: Row) -> tuple[int, float, int]:
+        objective = float("inf") if row.objective is None else sign * row.objective
+        return ORDER[row.state], objective, row.number or 0
+
+    return tuple(sorted(rows, key=place))
+
+
+def write(result: SearchResult) -> None:
+    """Write leaderboard.csv, leaderboard.json and best.json into the search's folder."""
+    lines = [_flat(row, result) for row in (*result.rows, *([result.base] if result.base else []))]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["trial"])
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(result.folder / "leaderboard.csv", text.getvalue().encode())
+    _write_json(result.folder / "leaderboard.json", lines)
+    if result.best is not None:
+        best = {**_flat(result.best, result), "experiment": to_dict(result.best.experiment)}
+        _write_json(result.folder / "best.json", best)
+
+
+def _flat(row: Row, result: SearchResult) -> dict[str, Any]:
+    return {
+        "trial": row.label,
+        "state": row.state,
+        **{name: row.values.get(name) for name in result.names},
+        "objective": row.objective,
+        "validation.accuracy": row.validation,
+        "test.accuracy": row.test,
+        "epochs": row.epoch,
+        "seconds": round(row.seconds, 3),
+        "folder": str(row.folder.relative_to(result.folder)),
+        "reason": row.reason,
+    }
+
+
+def _write_json(path: Path, data: Any) -> None:
+    write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())

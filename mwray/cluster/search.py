@@ -1,0 +1,196 @@
+"""A search over Ray: trials of a space, BaseModel beside them, and a leaderboard; goes on where it was stopped.
+
+folder/space.json                        what is searched
+folder/study.journal                     Optuna's journal: every trial, its point, its value
+folder/trials/0003-1f2e3d4c5b6a/         a run's folder each: records, checkpoints, pictures, TensorBoard files
+folder/base/0a1b2c3d4e5f/                BaseModel at the same noise, schedule, epochs and seed
+folder/leaderboard.csv, .json, best.json what came out
+folder/ray/                              Ray's own files, removed when all went well
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+
+from mwray.cluster import display as displays
+from mwray.cluster import leaderboard
+from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes
+from mwray.cluster.leaderboard import Row, SearchResult
+from mwray.cluster.lock import locked
+from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
+from mwray.cluster.study import Study
+from mwray.cluster.trial import run_alone, run_over_workers
+from mwray.config import fingerprint, override
+from mwray.records import write_atomically
+from mwray.space import Space
+
+RESTARTS = 2
+"""Of a trial whose process dies; an error of the training itself is never tried again."""
+WIDTH = 140
+"""Columns of the leaderboard where the output is no terminal."""
+
+
+def search(
+    space: Space,
+    folder: Path,
+    *,
+    trials: int | None = None,
+    address: str | None = None,
+    concurrency: int | None = None,
+    gpus_per_trial: float | None = None,
+    workers_per_trial: int = 1,
+    display: bool = True,
+) -> SearchResult:
+    """Search `space`, keeping everything in `folder`; the same call again goes on, or shows what came out.
+
+    Args:
+        space: what is searched (`mwray.space.load`).
+        folder: the search's folder; with several machines, on storage that all of them see.
+        trials: trainings in all, those of earlier calls included; default: the space's own number.
+        address: a running Ray cluster ("auto", "host:port"); None: a local Ray with all cores.
+        concurrency: trials at once, at most; default and upper bound: as many as fit.
+        gpus_per_trial: a fraction shares one GPU; default: one for each worker where the cluster has any.
+        workers_per_trial: above 1, each trial is a Ray Train run of so many processes.
+        display: show a table of trials, and the leaderboard at the end.
+
+    Raises:
+        ConfigError: `folder` holds another search, a trial does not fit, or not all nodes see `folder`.
+        LockedError: another process drives the search in `folder`.
+    """
+    folder = folder.resolve()
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    with locked(folder):
+        study = Study(space, folder, target=trials, workers=workers_per_trial)
+        _write_space(folder, space, study.target)
+        base = _base(space, folder)
+        session = None
+        if study.unfinished or (base is not None and base.state == "waiting"):
+            screen = displays.make(console, display)
+            with connected(address):
+                session = _run(study, base, folder, screen, address, concurrency, gpus_per_trial, workers_per_trial)
+        result = _result(study, folder, session)
+        leaderboard.write(result)
+    if display:
+        displays.report(result, console)
+        if result.interrupted:
+            console.print("Stopped. What is finished is kept; the same command goes on from there.", highlight=False)
+    return result
+
+
+def _run(
+    study: Study,
+    base: Row | None,
+    folder: Path,
+    screen: displays.Display,
+    address: str | None,
+    concurrency: int | None,
+    gpus_per_trial: float | None,
+    workers: int,
+) -> Session:
+    """Drive the search over the Ray that is connected."""
+    check_shared(folder)
+    joined = address is not None
+    allotment = allot(nodes(), workers, concurrency, gpus_per_trial)
+    limit(allotment, nodes(), concurrency, joined)  # refuses before anything is shown
+    session = Session(
+        study,
+        base if base is not None and base.state == "waiting" else None,
+        screen,
+        lambda: limit(allotment, nodes(), concurrency, joined),
+        {"workers": workers, "cpus": allotment.cpus, "gpus": allotment.gpus, "storage": str(folder / "ray" / "train")},
+    )
+    rows = leaderboard.rows(study) + ([base] if base is not None else [])
+    screen.begin(rows, study.target + (base is not None), leaderboard.columns(study.space))
+    try:
+        with _interruptible(session):
+            _tuner(session, folder, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
+    finally:
+        screen.close()
+    if not session.stopping and session.errors == 0:
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+    return session
+
+
+def _tuner(session: Session, folder: Path, workers: int, single: dict[str, float]) -> tune.Tuner:
+    """Ray Tune, for carrying out alone: no sampler, no scheduler and no snapshot of its own is relied on."""
+    if workers > 1:
+        trainable = tune.with_resources(run_over_workers, tune.PlacementGroupFactory([driver_resources()]))
+    else:
+        trainable = tune.with_resources(run_alone, single)
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            num_samples=-1,  # until the searcher has no more
+            search_alg=TuneSearcher(session),
+            reuse_actors=workers == 1,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",  # a new one each time: nothing is restored from it
+            storage_path=str(folder / "ray"),
+            verbose=0,
+            stop=TuneStopper(session),
+            callbacks=[TuneCallback(session)],
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+
+
+@contextmanager
+def _interruptible(session: Session) -> Iterator[None]:
+    """SIGINT and SIGTERM end the search in order; a second one breaks it off. Only in a main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if session.interrupted:
+            raise KeyboardInterrupt
+        session.interrupt()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _base(space: Space, folder: Path) -> Row | None:
+    """BaseModel on the same images with the same noise, or None where the recipe is BaseModel already."""
+    if space.base.method.name == "base":
+        return None
+    experiment = override(space.base, {"method.name": "base"})
+    return leaderboard.base_row(experiment, folder / "base" / fingerprint(experiment), space)
+
+
+def _result(study: Study, folder: Path, session: Session | None) -> SearchResult:
+    rows = leaderboard.ranked(leaderboard.rows(study), study.space.mode)
+    over = not study.unfinished and any(row.state == "finished" for row in rows)
+    return SearchResult(
+        folder=folder,
+        rows=rows,
+        base=_base(study.space, folder),
+        finished=over,
+        interrupted=session is not None and session.interrupted,
+        stopped=None if session is None else session.stopped,
+        names=leaderboard.columns(study.space),
+    )
+
+
+def _write_space(folder: Path, space: Space, target: int) -> None:
+    text = json.dumps({"source": space.source, "trials": target, **space.description()}, indent=1)
+    write_atomically(folder / "space.json", f"{text}\n".encode())

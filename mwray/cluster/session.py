@@ -1,0 +1,256 @@
+"""One start of a search: what Ray Tune asks and tells, passed on to the study and to the display.
+
+Ray Tune calls at three places - a searcher (what next?), a stopper (enough?), a callback (who runs?) - and all of them
+lead here. Nothing in these objects needs to survive: the study's journal and the run folders do.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+from mwray.cluster.display import Display
+from mwray.cluster.leaderboard import Row, row_of
+from mwray.cluster.study import Study
+from mwray.cluster.trial import Job
+
+SAME_FAILURES = 3
+"""So many trials, all there are, failing for one reason, end the search: the rest would fail as well."""
+LIMIT_SECONDS = 5.0
+"""Between two looks at how many trials fit."""
+
+
+class Session:
+    """Which trial of Ray's is which of ours, and what to do next."""
+
+    def __init__(
+        self,
+        study: Study,
+        base: Row | None,
+        display: Display,
+        limit: Callable[[], int],
+        resources: Mapping[str, Any],
+    ) -> None:
+        """Take up the search of `study`.
+
+        Args:
+            study: asked for trials and told of them.
+            base: BaseModel, where it is still to be trained: it goes first.
+            display: told of every change.
+            limit: how many trials may be in flight now.
+            resources: workers, cpus, gpus and storage of each `Job`.
+        """
+        self.study, self.base, self.display = study, base, display
+        self.interrupted = False
+        self.stopped: str | None = None
+        self.errors = 0
+        self._limit, self._resources = limit, resources
+        self._live: dict[str, Row] = {}
+        self._pruned: set[int] = set()
+        self._ended: list[Row] = []
+        self._asked_limit = (float("-inf"), 0)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further trial is to be started and those that run are to end."""
+        return self.interrupted or self.stopped is not None
+
+    def next(self, trial_id: str) -> dict[str, str] | str | None:
+        """The job for a trial that Ray wants to start; None: not now; "FINISHED": none is left."""
+        if self.stopping:
+            return str(Searcher.FINISHED)
+        if len(self._live) >= self._current_limit():
+            return None
+        row = self._next_row()
+        if row is None:
+            return str(Searcher.FINISHED)
+        self._live[trial_id] = row
+        self.display.changed(row)
+        return Job.of(row.experiment, row.folder, self.study.space.metric, **self._resources).config()
+
+    def started(self, trial_id: str) -> None:
+        """The trial's process has begun."""
+        self._change(trial_id, state="running")
+
+    def reported(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Note an epoch; returns whether the trial is to be stopped as hopeless."""
+        row, record = self._live.get(trial_id), result.get("record")
+        if row is None or not isinstance(record, Mapping):
+            return False
+        self._change(
+            trial_id,
+            epoch=int(record["epoch"]),
+            objective=record.get(self.study.space.metric),
+            validation=record.get("validation.accuracy"),
+            test=record.get("test.accuracy"),
+            seconds=row.seconds + (float(record.get("seconds", 0.0)) if record["epoch"] > row.epoch else 0.0),
+        )
+        objective = record.get(self.study.space.metric)
+        if row.number is None or objective is None:
+            return False
+        hopeless = self.study.report(row.number, int(record["epoch"]), float(objective))
+        if not hopeless or record["epoch"] >= row.experiment.epochs:  # at the last epoch nothing is left to save
+            return False
+        self._pruned.add(row.number)
+        return True
+
+    def ended(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """The trial is over: by itself, because it was hopeless, or because the search stops."""
+        row = self._live[trial_id]
+        if result.get("outcome") == "done":
+            self._finish(trial_id, row, result.get("value"))
+        elif result.get("outcome") == "failed":
+            self._fail(trial_id, row, str(result["reason"]))
+        elif row.number in self._pruned:
+            self.study.prune(row.number)
+            self._close(trial_id, state="stopped early")
+        else:  # still open in the study: the next session trains it to its end
+            self._close(trial_id, state="waiting")
+
+    def died(self, trial_id: str, reason: str) -> None:
+        """The trial's process died more often than it is started again."""
+        self.errors += 1
+        self._fail(trial_id, self._live[trial_id], reason)
+
+    def interrupt(self) -> None:
+        """Stop at the next opportunity; everything finished is kept already."""
+        self.interrupted = True
+        self.display.note("stopping: running trials keep their last checkpoint (once more to stop at once)")
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _next_row(self) -> Row | None:
+        if self.base is not None:
+            row, self.base = self.base, None
+            return row
+        proposal = self.study.next()
+        return None if proposal is None else row_of(proposal, self.study.space)
+
+    def _current_limit(self) -> int:
+        asked, limit = self._asked_limit
+        if time.monotonic() - asked > LIMIT_SECONDS:
+            limit = self._limit()
+            self._asked_limit = (time.monotonic(), limit)
+        return limit
+
+    def _change(self, trial_id: str, **changes: Any) -> None:
+        if trial_id in self._live:
+            self._live[trial_id] = replace(self._live[trial_id], **changes)
+            self.display.changed(self._live[trial_id])
+
+    def _close(self, trial_id: str, **changes: Any) -> None:
+        self._change(trial_id, **changes)
+        row = self._live.pop(trial_id)
+        if row.number is not None:
+            self._ended.append(row)
+
+    def _finish(self, trial_id: str, row: Row, value: float | None) -> None:
+        if row.number is None:
+            self._close(trial_id, state="finished")
+            return
+        self.study.finish(row.number, value)
+        entry = self.study.entry(row.number)
+        if entry.state == "failed":
+            self._close(trial_id, state="failed", reason=entry.reason)
+            self._give_up_if_all_fail()
+        else:
+            self._close(trial_id, state="finished", objective=value)
+
+    def _fail(self, trial_id: str, row: Row, reason: str) -> None:
+        if row.number is not None:
+            self.study.fail(row.number, reason)
+        self._close(trial_id, state="failed", reason=reason)
+        self._give_up_if_all_fail()
+
+    def _give_up_if_all_fail(self) -> None:
+        reasons = {_kind(row.reason or "") for row in self._ended if row.state == "failed"}
+        if (
+            len(self._ended) >= SAME_FAILURES
+            and all(row.state == "failed" for row in self._ended)
+            and len(reasons) == 1
+        ):
+            self.stopped = f"the first {len(self._ended)} trials all failed: {self._ended[0].reason}"
+            self.display.note(f"giving up: {self.stopped}")
+
+
+def _kind(reason: str) -> str:
+    """The reason without its numbers and paths: what two trials that fail alike have in common."""
+    return re.sub(r"\S*/\S*|[-+]?\d[\w.+-]*", "#", reason)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class NotPickled:
+    """Ray Tune pickles all that it is given into snapshots, which nobody reads: of these objects it gets nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (object, ())
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class TuneSearcher(NotPickled, Searcher):
+    """Ray Tune's question what to run next."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(metric=None, mode=None)
+        self._session = session
+
+    def suggest(self, trial_id: str) -> dict[str, str] | str | None:
+        """The next trial's config."""
+        return self._session.next(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass on the end of a trial; of one that died, `TuneCallback` knows the reason."""
+        if not error:
+            self._session.ended(trial_id, result or {})
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write an empty file: Ray wants one, and nothing is ever read back."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the study's journal is what is restored from."""
+
+
+class TuneStopper(NotPickled, Stopper):
+    """Ray Tune's question whether to stop a trial, or all."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Look at one trial's report."""
+        return False if result.get("done") else self._session.reported(trial_id, result)
+
+    def stop_all(self) -> bool:
+        """Look at the whole search."""
+        return self._session.stopping
+
+
+class TuneCallback(NotPickled, Callback):
+    """Ray Tune's word of a trial's process."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Mark it as running."""
+        self._session.started(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that its process died for good."""
+        path = trial.error_file
+        text = Path(path).read_text() if path and Path(path).exists() else ""
+        found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Died)\w*: .*)$", text, re.MULTILINE)
+        reason = found[-1] if found else "its process died"
+        self._session.died(trial.trial_id, f"{reason} (traceback: {path})" if path else reason)

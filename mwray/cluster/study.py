@@ -1,0 +1,345 @@
+"""The search's memory: an Optuna study in a journal file, asked and told, that outlives the process that drives it.
+
+Ray's own OptunaSearch keeps its state in pickled snapshots and crashes where they lag behind the study's storage
+(UpdateFinishedTrialError). Here nothing is kept but the journal and the trials' run folders: a new process reads both
+and goes on, so a kill at any moment loses no finished trial and repeats no draw. No Ray in this file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from mwray.config import ConfigError, fingerprint
+from mwray.experiment import Experiment
+from mwray.records import Run
+from mwray.seeding import key
+from mwray.space import Choice, FloatRange, Space
+
+STUDY = "mwray"
+REDRAWS = 20
+"""Draws of a point already there, in a row, after which the space counts as searched through."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One training to do."""
+
+    number: int
+    values: Mapping[str, Any]
+    experiment: Experiment
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial as the study knows it."""
+
+    number: int
+    state: str
+    """ "running", "complete", "pruned" or "failed"."""
+    values: Mapping[str, Any]
+    value: float | None
+    epoch: int
+    """The last epoch that was reported; 0 before the first."""
+    reason: str | None = None
+    """Why it failed."""
+
+
+class Study:
+    """Ask for trainings, tell what they came to.
+
+    The draw for trial n depends on the space's seed, on n and on what the study holds at that moment, on nothing else:
+    a search that is resumed neither repeats its first draws nor needs the sampler's old state.
+    """
+
+    def __init__(self, space: Space, folder: Path, *, target: int | None = None, workers: int = 1) -> None:
+        """Open the study in `folder`, or begin one.
+
+        Args:
+            space: what is searched.
+            folder: the search's folder; the caller holds its lock.
+            target: trials in all, those of earlier sessions included; default: the space's own number.
+            workers: Ray Train workers of each trial; part of what must stay the same, since each worker normalises its
+                own share of a batch.
+
+        Raises:
+            ConfigError: the folder holds a search over another space; names what differs.
+        """
+        self.space = space
+        self.folder = folder
+        self.target = space.trials if target is None else target
+        self._first = space.first()
+        if space.sampler == "grid":
+            self.target = min(self.target, len(self._first))
+        self._study = _open(folder, space)
+        self._check_same({**space.description(), "workers": workers})
+        self._live: dict[int, optuna.trial.Trial] = {}
+        self._left_over = self._settle_left_overs()
+
+    def next(self) -> Proposal | None:
+        """The next training: first what an earlier process left unfinished, then new draws; None when all are given."""
+        while self._left_over:
+            proposal = self._propose(self._left_over.pop(0))
+            if proposal is not None:
+                return proposal
+        while self.given < self.target:
+            trial = self._draw()
+            if trial is None:
+                self.target = self.given  # every point of a finite space is there
+                return None
+            proposal = self._propose(trial)
+            if proposal is not None:
+                return proposal
+        return None
+
+    @property
+    def given(self) -> int:
+        """Trials begun, in this process and before; draws thrown away because they repeated one do not count."""
+        return len(self._counted())
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether trials are still to be trained, or to be trained on."""
+        return self.given < self.target or any(entry.state == "running" for entry in self.entries())
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Note the objective after an epoch; returns whether the trial is hopeless and should stop.
+
+        An epoch that is reported again, after a resume, changes nothing.
+        """
+        trial = self._live[number]
+        if not math.isfinite(value) or epoch in self._study.get_trials(deepcopy=False)[number].intermediate_values:
+            return False
+        trial.report(value, epoch)
+        return bool(trial.should_prune())
+
+    def finish(self, number: int, value: float | None) -> None:
+        """Tell the objective of a finished trial; one that is no number makes it a failed trial."""
+        if value is None or not math.isfinite(value):
+            self.fail(number, f"its {self.space.metric} is {value}, which is not a number")
+            return
+        self._tell(number, TrialState.COMPLETE, float(value))
+
+    def prune(self, number: int) -> None:
+        """Close a trial that was stopped early.
+
+        As PRUNED, which keeps its value at the stop: the sampler ranks it behind every trial that ran to its end. Ray's
+        own integration would call it complete, as if accuracy at a high learning rate were a final one.
+        """
+        self._tell(number, TrialState.PRUNED, None)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Close a trial that failed, with the reason; it is not tried again."""
+        self._live[number].set_user_attr("reason", reason)
+        self._tell(number, TrialState.FAIL, None)
+
+    def entries(self) -> list[Entry]:
+        """Every trial begun, by number."""
+        return [self._entry(trial) for trial in self._counted()]
+
+    def entry(self, number: int) -> Entry:
+        """One trial."""
+        return self._entry(self._study.get_trials(deepcopy=False)[number])
+
+    def trial_folder(self, number: int, experiment: Experiment) -> Path:
+        """Where a trial trains: its number, so that folders sort, and the fingerprint of what is trained."""
+        return self.folder / "trials" / f"{number:04d}-{fingerprint(experiment)}"
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _counted(self) -> list[FrozenTrial]:
+        """All but thrown-away draws; WAITING ones are queued points that nobody has asked for yet."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [t for t in trials if "same_as" not in t.user_attrs and t.state != TrialState.WAITING]
+
+    def _check_same(self, description: dict[str, Any]) -> None:
+        before = self._study.user_attrs.get("space")
+        if before is None:
+            self._study.set_user_attr("space", description)
+            return
+        differences = list(_differences(before, json.loads(json.dumps(description)), ""))
+        if differences:
+            shown = "; ".join(differences[:5])
+            raise ConfigError(
+                f"{self.folder}: holds a search over another space ({shown}). Give --folder another one, or remove it"
+            )
+
+    def _settle_left_overs(self) -> list[optuna.trial.Trial]:
+        """Trials that were running when the last process ended; those whose run is finished are told at once."""
+        left_over = []
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "same_as" in frozen.user_attrs:  # killed between the mark and the telling
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+                continue
+            trial = optuna.trial.Trial(self._study, frozen._trial_id)
+            values = self._values(trial)
+            folder = self.trial_folder(frozen.number, self.space.experiment(values))
+            if Run(folder).state == "done":
+                self._live[frozen.number] = trial
+                self.finish(frozen.number, objective_of(folder, self.space.metric))
+            else:
+                left_over.append(trial)
+        return left_over
+
+    def _draw(self) -> optuna.trial.Trial | None:
+        """A trial whose point is new, or None where there seems to be none left."""
+        for _ in range(REDRAWS):
+            number = self._next_number()
+            self._study.sampler = self._sampler(number)
+            trial = self._study.ask()
+            twin = self._twin(trial.number, self._values(trial))
+            if twin is None:
+                return trial
+            trial.set_user_attr("same_as", twin)  # the same seed gives the same bits: training it again shows nothing
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        return None
+
+    def _next_number(self) -> int:
+        """The number that `ask` will give; queues the point that is known for it, if there is one."""
+        trials = self._study.get_trials(deepcopy=False)
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        if waiting:  # killed between the queueing and the asking
+            return waiting[0]
+        number = len(trials)
+        if number < len(self._first):
+            self._study.enqueue_trial({name: _encode(value) for name, value in self._first[number].items()})
+        return number
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = key(self.space.seed, "draw", number) % 2**32
+        if self.space.sampler != "tpe":
+            return optuna.samplers.RandomSampler(seed)
+        # Optuna's default of 10 random draws is made for searches of 100; two a field, 4 to 10, leaves room for TPE in
+        # a search of 12. Our choice, not measured to be the best.
+        random_draws = min(10, max(4, 2 * len(self.space.ranges)))
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_draws)
+
+    def _values(self, trial: optuna.trial.Trial) -> dict[str, Any]:
+        """The trial's point: what it has already, and draws of the rest (a kill may have come between two of them)."""
+        values: dict[str, Any] = {}
+        for name, range_ in self.space.ranges.items():
+            if not self.space.active(name, values):
+                continue
+            if isinstance(range_, Choice):
+                decode = {_encode(value): value for value in range_.choice}
+                values[name] = decode[trial.suggest_categorical(name, [_encode(value) for value in range_.choice])]
+            elif isinstance(range_, FloatRange):
+                values[name] = trial.suggest_float(name, *range_.float, log=range_.log, step=range_.step)
+            else:
+                values[name] = trial.suggest_int(name, *range_.int, log=range_.log, step=range_.step)
+        return values
+
+    def _twin(self, number: int, values: Mapping[str, Any]) -> int | None:
+        encoded = {name: _encode(value) for name, value in values.items()}
+        return next((t.number for t in self._counted() if t.number != number and t.params == encoded), None)
+
+    def _propose(self, trial: optuna.trial.Trial) -> Proposal | None:
+        values = self._values(trial)
+        self._live[trial.number] = trial
+        try:
+            experiment = self.space.experiment(values)
+        except ConfigError as error:  # two fields that exclude each other only together
+            self.fail(trial.number, f"ConfigError: {error}")
+            return None
+        return Proposal(trial.number, values, experiment, self.trial_folder(trial.number, experiment))
+
+    def _tell(self, number: int, state: TrialState, value: float | None) -> None:
+        self._study.tell(number, value, state=state)
+        self._live.pop(number, None)
+
+    def _entry(self, frozen: FrozenTrial) -> Entry:
+        state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+        return Entry(
+            number=frozen.number,
+            state=state.get(frozen.state, "running"),
+            values={name: self._decoded(name, value) for name, value in frozen.params.items()},
+            value=frozen.value,
+            epoch=frozen.last_step or 0,
+            reason=frozen.user_attrs.get("reason"),
+        )
+
+    def _decoded(self, name: str, value: Any) -> Any:
+        range_ = self.space.ranges[name]
+        if isinstance(range_, Choice):
+            return next(choice for choice in range_.choice if _encode(choice) == value)
+        return value
+
+
+def objective_of(folder: Path, metric: str) -> float | None:
+    """`metric` after the last epoch of a run, or None where it was not measured."""
+    records = Run(folder).records()
+    value = records[-1].get(metric) if records else None
+    return None if value is None else float(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _open(folder: Path, space: Space) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "study.journal"
+    _mend(path)
+    direction = "maximize" if space.mode == "max" else "minimize"
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(path))),
+        study_name=STUDY,
+        direction=direction,
+        load_if_exists=True,
+        pruner=_pruner(space),
+    )
+
+
+def _mend(path: Path) -> None:
+    """Undo what a kill may leave: a last line cut short, which would spoil the next one, and a lock that nobody holds.
+
+    Safe because the search's folder has one driver at a time (mwray.cluster.lock).
+    """
+    for lock in path.parent.glob(f"{path.name}.lock*"):
+        lock.unlink(missing_ok=True)
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        file.truncate(data.rfind(b"\n") + 1)
+
+
+def _pruner(space: Space) -> optuna.pruners.BasePruner:
+    """Optuna's own: their rungs are in the journal, so that stopping decisions survive a restart as trials do."""
+    asha, median = space.pruner.asha, space.pruner.median
+    epochs = space.base.epochs
+    if asha is not None:
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=space.grace_period(asha.grace_period, epochs), reduction_factor=asha.reduction_factor
+        )
+    if median is not None:
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=median.min_trials, n_warmup_steps=space.grace_period(median.grace_period, epochs)
+        )
+    return optuna.pruners.NopPruner()
+
+
+def _encode(value: Any) -> Any:
+    """Optuna's categories are scalars: a list (milestones) goes in as its JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _differences(before: Any, now: Any, name: str) -> Any:
+    """Yield "name: x there, y here" for every leaf that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for part in [*before, *(part for part in now if part not in before)]:
+            yield from _differences(before.get(part), now.get(part), f"{name}.{part}" if name else part)
+    elif before != now:
+        yield f"{name}: {json.dumps(before)} there, {json.dumps(now)} here"

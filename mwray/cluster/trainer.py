@@ -1,0 +1,132 @@
+"""One training over several processes, through Ray Train."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from mwray.cluster.connect import allot, check_shared, connected, nodes
+from mwray.cluster.follow import following
+from mwray.cluster.trial import FAILURE, Job, clear_failure, failure_of, note_failure, sinks
+from mwray.cluster.worker import PeerLost, TrainWorker
+from mwray.config import ConfigError
+from mwray.errors import UserError
+from mwray.experiment import Experiment
+from mwray.records import Run
+from mwray.train.loop import train
+
+RESTARTS = 3
+"""Of a group of workers, when one of them dies."""
+START_FAILURES = 5
+"""Of the group as a whole, before giving up: Ray's own default is to try for ever."""
+
+
+class TrainingFailed(UserError, ValueError):
+    """A training over several workers ended with an error; the message is the error's, and says where the rest is."""
+
+
+def fit(
+    experiment: Experiment, folder: Path, workers: int, *, address: str | None = None, gpus_per_worker: float = 0
+) -> dict[str, Any]:
+    """Train `experiment` in `folder` over `workers` processes; go on from the folder's newest checkpoint.
+
+    The processes exchange gradients by NCCL where each has a GPU of its own, else by gloo. Rank 0 writes the folder.
+
+    Args:
+        experiment: what to train; its batch sizes are over all workers together.
+        folder: the run's folder, on storage that all nodes see.
+        workers: how many processes.
+        address: a running Ray cluster ("auto", "host:port"); None: a local Ray.
+        gpus_per_worker: 0 trains on CPUs.
+
+    Returns:
+        The run's summary, as `mwray.train.loop.train` returns it.
+
+    Raises:
+        ConfigError: the workers do not fit, or not all nodes see the folder.
+        TrainingFailed: the training ended with an error.
+    """
+    folder = folder.resolve()
+    with connected(address):
+        check_shared(folder)
+        allotment = allot(nodes(), workers, 1, gpus_per_worker * workers)
+        if allotment.fits(nodes()) == 0 and address is None:
+            raise ConfigError(f"--workers {workers}: {allotment} does not fit on this machine: {nodes()}")
+        job = Job.of(
+            experiment,
+            folder,
+            metric="",
+            workers=workers,
+            cpus=allotment.cpus,
+            gpus=gpus_per_worker,
+            storage=str(folder / "ray"),
+        )
+        clear_failure(folder)
+        with following(folder, experiment.epochs):
+            make_trainer(job, []).fit()
+    return _summary(folder)
+
+
+def make_trainer(job: Job, callbacks: Sequence[Any]) -> TorchTrainer:
+    """The Ray Train run of `job`.
+
+    Its name is that of the run's folder, so that a trial that is started again finds its checkpoints again.
+    """
+    backend = "nccl" if job.gpus >= 1 and job.workers > 1 else "gloo"  # NCCL refuses two ranks on one GPU
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=job.config(),
+        torch_config=TorchConfig(backend=backend),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=job.workers, use_gpu=job.gpus > 0, resources_per_worker=_resources(job)
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.path.name,
+            storage_path=job.storage,
+            callbacks=list(callbacks),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=START_FAILURES),
+        ),
+    )
+
+
+def train_worker(config: Mapping[str, str]) -> None:
+    """What each worker runs.
+
+    An error of the training itself is written down before it is raised: Ray takes the group down, starts it again, and
+    the second start finds the note and leaves at once. Only lost workers are worth training again.
+    """
+    job = Job.from_config(config)
+    if (job.path / FAILURE).exists():
+        return
+    torch.set_num_threads(job.cpus)
+    worker = TrainWorker()
+    worker.report_again(job.path)
+    try:
+        train(job.settings(), job.path, worker=worker, sinks=sinks())
+    except PeerLost:
+        raise
+    except Exception as error:
+        note_failure(job.path, error)
+        raise
+
+
+def _resources(job: Job) -> dict[str, float]:
+    return {"CPU": job.cpus, "GPU": job.gpus} if job.gpus else {"CPU": job.cpus}
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    failure = failure_of(folder)
+    if failure is not None:
+        raise TrainingFailed(f"{failure['reason']} (the whole traceback is in {folder / FAILURE})")
+    summary = Run(folder).summary()
+    if summary is None:
+        raise TrainingFailed(f"{folder}: the workers ended, and the run is not finished; the same command goes on")
+    shutil.rmtree(folder / "ray", ignore_errors=True)  # Ray Train's copies of checkpoints that the folder has itself
+    return summary

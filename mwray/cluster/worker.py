@@ -1,0 +1,125 @@
+"""The training loop's `Worker` over Ray: alone inside a Ray Tune trial, or one of several of a Ray Train run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.tune
+import torch
+import torch.distributed
+from torch import Tensor
+
+from mwray.records import Run
+
+
+class PeerLost(ConnectionError):
+    """Another worker of this run has died: no fault of this one's, and worth another start."""
+
+
+def progress(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's record as Ray is told it; `timesteps_total` is the step that Ray's own loggers would use."""
+    return {"record": dict(values), "epoch": values["epoch"], "timesteps_total": values["epoch"]}
+
+
+class TuneWorker:
+    """The only process of a trial; reports each epoch to Ray Tune."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.rank = 0
+        self.size = 1
+        self.device = torch.device(device)
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return `tensors` as they are: the mean over one worker."""
+        return list(tensors)
+
+    def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Tell the search; the checkpoint stays in the run's folder, which outlives the trial's process."""
+        ray.tune.report(progress(values))
+
+    def resume(self) -> Path | None:
+        """Return None: the run's own folder is where to resume from."""
+        return None
+
+
+class TrainWorker:
+    """One of the processes of a Ray Train run; to be made inside its training function."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.size: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+        self._held = _download(ray.train.get_checkpoint())
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Mean over workers, exchanged as one flat buffer for each type of number.
+
+        Raises:
+            PeerLost: another worker is gone.
+        """
+        means: list[Tensor] = list(tensors)
+        if self.size == 1:
+            return means
+        for dtype in dict.fromkeys(t.dtype for t in tensors):
+            places = [place for place, t in enumerate(tensors) if t.dtype == dtype]
+            flat = torch.cat([tensors[place].detach().reshape(-1) for place in places])
+            self._sum(flat)
+            parts = flat.div_(self.size).split([tensors[place].numel() for place in places])
+            for place, part in zip(places, parts, strict=True):
+                means[place] = part.view(tensors[place].shape)
+        return means
+
+    def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Tell Ray Train, with rank 0's checkpoint; waits for all workers."""
+        with tempfile.TemporaryDirectory() as folder:
+            held = None
+            if checkpoint is not None:
+                _link(checkpoint, Path(folder) / checkpoint.name)
+                held = ray.train.Checkpoint.from_directory(folder)
+            name = f"checkpoint_{int(values['epoch']):06d}"
+            ray.train.report(progress(values), checkpoint=held, checkpoint_dir_name=name)
+
+    def resume(self) -> Path | None:
+        """The checkpoint that Ray Train holds: the run's folder has the same one, or a newer, unless it was lost."""
+        return self._held
+
+    def report_again(self, folder: Path) -> None:
+        """After a restart, repeat the last record of the run in `folder`.
+
+        What a dead controller had been told may never have reached the search, whose last word would then be an old
+        epoch. Every worker calls this, since a report waits for all, and each finds the same answer: it rests on Ray
+        Train's checkpoint.
+        """
+        if self._held is None:
+            return
+        records = Run(folder).records()
+        if self.rank == 0 and records:
+            ray.train.report(progress(records[-1]))
+        else:
+            ray.train.report({"epoch": 0})
+
+    def _sum(self, flat: Tensor) -> None:
+        try:
+            torch.distributed.all_reduce(flat)
+        except RuntimeError as error:  # gloo and NCCL raise it, or a subclass, when a peer's connection breaks
+            raise PeerLost(f"rank {self.rank}: an exchange with the other workers failed: {error}") from error
+
+
+def _download(checkpoint: Any) -> Path | None:
+    if checkpoint is None:
+        return None
+    return next(Path(checkpoint.to_directory()).glob("checkpoint-*.pt"), None)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Another name for the same file where the file system allows it, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())
