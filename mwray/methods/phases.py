@@ -21,15 +21,21 @@ class Phases:
     total: int
 
     @classmethod
-    def of(cls, field: str, fraction: float, total: int) -> Phases:
-        """Phases whose first one takes `fraction` of `total` epochs, rounded, and each at least one epoch.
+    def of(cls, first_epochs: int | None, default: float, total: int) -> Phases:
+        """Phases whose first one takes `first_epochs` of `total`; None: the share `default`, rounded.
 
         Raises:
-            ConfigError: fewer than two epochs; names `field`, the setting that asks for two phases.
+            ConfigError: a phase is left without an epoch.
         """
-        if total < 2:
-            raise ConfigError(f"{field}: two phases need epochs=2 or more, and the run has {total}")
-        return cls(first=min(max(round(fraction * total), 1), total - 1), total=total)
+        first = max(round(default * total), 1) if first_epochs is None else first_epochs
+        if first_epochs is None and total > 1:
+            first = min(first, total - 1)
+        if first >= total:
+            raise ConfigError(
+                f"method.first_epochs: {first} epochs for the first of two phases leave none of epochs={total} for the "
+                f"second; {f'at most {total - 1} would do' if total > 1 else 'set epochs to 2 or more'}"
+            )
+        return cls(first=first, total=total)
 
     def second(self, epoch: int) -> bool:
         """Whether `epoch` (counted from 0) belongs to the second phase."""
@@ -37,10 +43,13 @@ class Phases:
 
     def progress(self, epoch: int) -> float:
         """How far its phase is when `epoch` starts: 0 <= progress < 1."""
-        start, end = (self.first, self.total) if self.second(epoch) else (0, self.first)
+        start, end = self._bounds(epoch)
         return (epoch - start) / (end - start)
 
     def schedule_epoch(self, epoch: int) -> int:
         """The epoch of the experiment's schedule whose learning rate `epoch` has."""
-        start, end = (self.first, self.total) if self.second(epoch) else (0, self.first)
+        start, end = self._bounds(epoch)
         return (epoch - start) * self.total // (end - start)
+
+    def _bounds(self, epoch: int) -> tuple[int, int]:
+        return (self.first, self.total) if self.second(epoch) else (0, self.first)

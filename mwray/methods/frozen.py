@@ -1,0 +1,106 @@
+"""A frozen weight net: training with weights that were learned on other data (Shu et al. 2019, section 4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from mwray.config import ConfigError
+from mwray.data.loader import Batch
+from mwray.meta.gradient import cross_entropy
+from mwray.meta.weights import weigh
+from mwray.methods.base import Method, Setup, Step
+from mwray.methods.classifier import Classifier
+from mwray.methods.learned_weight_net import LearnedWeightNet, WeightNetError
+from mwray.methods.settings import FrozenSettings
+
+
+@final
+class Frozen(Method):
+    """Steps along sum_i eta_i L_i with eta from a weight net that does not move; no clean image is used.
+
+    Losses go in as they are, although more classes mean larger ones (ln C at the start): the paper scales nothing. The
+    share of losses above all that the weight net was learned on is recorded as "method.share_above_range".
+
+    Raises:
+        ConfigError: the file is missing, damaged or something else, or it has changed since the run began.
+    """
+
+    def __init__(self, settings: FrozenSettings, setup: Setup) -> None:
+        self.settings, self.setup = settings, setup
+        self.classifier = Classifier(setup)
+        self.learned = _learned(settings)
+        self.weight_net = self._weight_net(0)
+
+    def epoch_start(self, epoch: int) -> None:
+        """Set the learning rate; with use="trajectory", take the weight net of as far through the source's run."""
+        self.classifier.start_epoch(epoch)
+        self.weight_net = self._weight_net(epoch)
+
+    def update(self, batch: Batch, meta: Batch | None) -> Step:
+        """The actual step of Algorithm 1 alone."""
+        logits = self.classifier.forward(batch.x)
+        losses = cross_entropy(logits, batch.y)
+        settings = self.settings
+        weights = weigh(self._weights(losses.detach()), settings.weight_map, settings.tau, self.setup.worker)
+        weighted = (weights.eta * losses).sum()
+        self.classifier.descend(weighted)
+        scalars = {"weighted_loss": weighted.detach()}
+        if self.learned.loss_range is not None:
+            above = losses.detach() > self.learned.loss_range[1]
+            scalars["method.share_above_range"] = above.float().mean()
+        return Step(logits.detach(), losses.detach(), weights.values, scalars)
+
+    def epoch_end(self, epoch: int) -> None:
+        """Agree on running statistics."""
+        self.classifier.agree()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits [B, C]."""
+        return self.classifier.predict(x)
+
+    def curve(self) -> Callable[[Tensor], Tensor]:
+        """The weight function in use."""
+        return self._weights
+
+    def state(self) -> dict[str, Any]:
+        """Network and optimiser, and the weight net to know it again."""
+        return {"classifier": self.classifier.state(), "weight_net": self.learned.parameters}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        if not torch.equal(state["weight_net"].cpu(), self.learned.parameters):
+            raise ConfigError(
+                f"method.file: {self.settings.file} holds another weight net than when this run began; bring the "
+                "former back, or start a run with a file of another name"
+            )
+        self.classifier.restore(state["classifier"])
+
+    def _weight_net(self, epoch: int) -> torch.nn.Module:
+        progress = epoch / self.setup.epochs if self.settings.use == "trajectory" else None
+        try:
+            return self.learned.build(progress).to(self.setup.worker.device)
+        except WeightNetError as error:
+            raise ConfigError(f"method.use: 'trajectory' cannot be had from {self.settings.file}: {error}") from error
+
+    def _weights(self, losses: Tensor) -> Tensor:
+        with torch.no_grad():
+            values: Tensor = self.weight_net(losses)
+        return values
+
+
+def _learned(settings: FrozenSettings) -> LearnedWeightNet:
+    if settings.file is None:
+        assert settings.shape is not None and settings.parameters is not None
+        try:
+            return LearnedWeightNet(settings.shape, torch.tensor(settings.parameters, dtype=torch.float32))
+        except ValueError as error:
+            raise ConfigError(f"method.parameters or method.shape: {error}") from error
+    try:
+        return LearnedWeightNet.from_text(Path(settings.file).read_text())
+    except (WeightNetError, ConfigError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"method.file: {settings.file} cannot be used: {error}") from error

@@ -1,0 +1,83 @@
+"""Learning to reweight examples for robust deep learning (L2RW; Ren, Zeng, Yang and Urtasun, ICML 2018)."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import Tensor
+
+from mwray.data.loader import Batch
+from mwray.meta.gradient import cross_entropy, inner_products, meta_gradient
+from mwray.meta.tangent import record
+from mwray.meta.weights import Multipliers, weigh
+from mwray.methods.base import Method, Setup, Step
+from mwray.methods.classifier import Classifier
+from mwray.methods.settings import L2RWSettings
+from mwray.worker import Worker
+
+
+@final
+class L2RW(Method):
+    """Weights without a memory: each batch's are the clipped alignments of its gradients with that of a meta batch.
+
+    Their Algorithm 1 takes a virtual step with weights eps = 0, differentiates the meta loss by eps, clips at zero and
+    divides by the sum. At eps = 0 the virtual step leads nowhere, so
+
+        -d L_meta / d eps_i = alpha <grad L_i, grad L_meta>, both at the present parameters (their section 3.3),
+
+    and alpha cancels in the division. The inner products are one tangent pass; there is no graph of a graph, and the
+    numbers are those of their double backward.
+
+    Batch norm uses each batch's own statistics in both forwards, as in their code. Where no sample agrees with the
+    clean ones all weights are zero, and the optimiser follows its momentum and weight decay alone, as there.
+    """
+
+    needs_meta = True
+
+    def __init__(self, settings: L2RWSettings, setup: Setup) -> None:
+        self.worker = setup.worker
+        self.classifier = Classifier(setup)
+
+    def epoch_start(self, epoch: int) -> None:
+        """Set the learning rate."""
+        self.classifier.start_epoch(epoch)
+
+    def update(self, batch: Batch, meta: Batch | None) -> Step:
+        """One forward for alignments and step, one for the meta gradient."""
+        assert meta is not None
+        network = self.classifier.network.train()
+        recording = record(network, batch.x)
+        losses = cross_entropy(recording.outputs, batch.y)
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        meta_loss, slopes = meta_gradient(network, trained, (meta.x, meta.y), cross_entropy, self.worker)
+        alignment = inner_products(recording, losses, dict(zip(trained, slopes, strict=True)))
+        weights = clipped(alignment, self.worker)
+        weighted = (weights.eta * losses).sum()
+        self.classifier.descend(weighted)
+        scalars = {"meta_loss": meta_loss, "weighted_loss": weighted.detach()}
+        scalars["method.share_zero"] = (weights.eta == 0).float().mean()
+        return Step(recording.outputs.detach(), losses.detach(), weights.eta * len(losses), scalars)
+
+    def epoch_end(self, epoch: int) -> None:
+        """Agree on running statistics."""
+        self.classifier.agree()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits [B, C]."""
+        return self.classifier.predict(x)
+
+    def state(self) -> dict[str, Any]:
+        """Network and optimiser: the weights of one step know nothing of the last."""
+        return self.classifier.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.classifier.restore(state)
+
+
+def clipped(alignment: Tensor, worker: Worker) -> Multipliers:
+    """Weights max(u_i, 0) / sum_k max(u_k, 0) of alignments u [n]; all zero where none is positive.
+
+    The sum runs over the batches of all workers.
+    """
+    return weigh(alignment.clamp_min(0), "normalized", 1.0, worker)

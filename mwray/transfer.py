@@ -1,0 +1,61 @@
+"""Carrying a learned weight net to other data: take it out of a run, keep it in a file, read it again.
+
+The file is JSON that says what it is: shape, parameters, the experiment it was learned in, the range of losses seen,
+and the weight net after every epoch. `method.name=frozen method.file=FILE` trains with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mwray.config import ConfigError
+from mwray.methods.learned_weight_net import LearnedWeightNet, WeightNetError
+from mwray.records import Run, write_atomically
+from mwray.train import checkpoint
+
+
+def from_run(folder: Path | str) -> LearnedWeightNet:
+    """The weight net of a Meta-Weight-Net run, from its newest checkpoint.
+
+    Raises:
+        RecordError: there is no run in this folder.
+        WeightNetError: the run is of another method, has no weight net yet, or has one that depends on its classes.
+    """
+    folder = Path(folder)
+    experiment = Run(folder).experiment()
+    method = experiment["method"]
+    if method["name"] != "mwnet":
+        raise WeightNetError(f"{folder}: a run of {method['name']!r} learns no weight net; take one of 'mwnet'")
+    if method["weight_net"]["conditioning"] != "none":
+        raise WeightNetError(
+            f"{folder}: its weight net has an output for each of its own classes and means nothing for others; learn "
+            "one with method.weight_net.conditioning=none"
+        )
+    state = checkpoint.latest(folder)
+    if state is None or not state["method"]["trajectory"]:
+        raise WeightNetError(f"{folder}: no epoch of this run has trained its weight net yet; let it run on")
+    trajectory = torch.stack(state["method"]["trajectory"])
+    low, high = state["method"]["loss_range"].tolist()
+    return LearnedWeightNet(method["weight_net"]["shape"], trajectory[-1], (low, high), trajectory, experiment)
+
+
+def save(learned: LearnedWeightNet, path: Path | str) -> Path:
+    """Write `learned` to `path`, whole or not at all; makes its folder. Returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, learned.to_text().encode())
+    return path
+
+
+def load(path: Path | str) -> LearnedWeightNet:
+    """Read what `save` wrote.
+
+    Raises:
+        WeightNetError: there is no such file, or it is damaged, foreign or of another version; names the file.
+    """
+    try:
+        return LearnedWeightNet.from_text(Path(path).read_text())
+    except (WeightNetError, ConfigError, OSError, UnicodeDecodeError) as error:
+        raise WeightNetError(f"{path} cannot be used: {error}") from error
