@@ -67,13 +67,19 @@ def cifar100_longtail() -> Experiment:
 
 
 def cifar10_flip_small() -> Experiment:
-    """Table 3's noise on 5,000 images of CIFAR-10 for 15 epochs: an evening's look on a CPU, not the paper's cell."""
+    """Table 3's noise on 5,000 images of CIFAR-10 for 15 epochs: an evening's look on a CPU, not the paper's cell.
+
+    750 steps in place of 29,400: the weight net learns with Adam at 3e-3, as SGD at 1e-3 would hardly leave its start.
+    """
     return override(
         cifar10_flip(),
         {
             "data.num_train": 5000,
             "data.num_validation": 500,
             "data.num_test": 2000,
+            "method.weight_net.optimizer": "adam",
+            "method.weight_net.lr": 3e-3,
+            "method.weight_net.weight_decay": 1e-4,
             "epochs": 15,
             "optimizer.milestones": [10, 13],
         },
