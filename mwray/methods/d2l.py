@@ -51,7 +51,7 @@ class D2L(Method):
                 f"method.neighbours: {settings.neighbours} neighbours cannot be found among {self.sampled} images; "
                 f"at most {self.sampled - 1} would do, or raise data.num_train or method.lid_samples"
             )
-        self.init_epochs = setup.epochs // 4 if settings.init_epochs is None else settings.init_epochs
+        self.init_epochs = setup.epochs // 10 if settings.init_epochs is None else settings.init_epochs
         self.lids: list[float] = []
         self.turning_epoch = 0  # counted from 1, as records count; 0: not yet
         self.before: dict[str, Any] | None = None

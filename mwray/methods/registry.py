@@ -10,7 +10,14 @@ from mwray.methods.base_model import BaseModel
 from mwray.methods.class_balanced import ClassBalanced
 from mwray.methods.co_teaching import CoTeaching
 from mwray.methods.d2l import D2L
+from mwray.methods.fine_tuning import FineTuning
 from mwray.methods.focal import Focal
+from mwray.methods.forward import Forward
+from mwray.methods.frozen import Frozen
+from mwray.methods.glc import GLC
+from mwray.methods.l2rw import L2RW
+from mwray.methods.mentornet import MentorNet
+from mwray.methods.meta_only import MetaOnly
 from mwray.methods.mwnet import MWNet
 from mwray.methods.reed import Reed
 from mwray.methods.s_model import SModel
@@ -25,7 +32,14 @@ METHODS: dict[str, Any] = {
     "self-paced": SelfPaced,
     "co-teaching": CoTeaching,
     "d2l": D2L,
+    "forward": Forward,
+    "fine-tuning": FineTuning,
+    "meta-only": MetaOnly,
+    "glc": GLC,
+    "mentornet": MentorNet,
+    "l2rw": L2RW,
     "mwnet": MWNet,
+    "frozen": Frozen,
 }
 
 

@@ -15,6 +15,7 @@ from mwray.methods import transition
 from mwray.methods.base import Method, Setup, Step
 from mwray.methods.classifier import Classifier
 from mwray.methods.exchange import total
+from mwray.methods.forward_loss import transition_findings
 from mwray.methods.head import features_of, last_linear
 from mwray.methods.images import training_batches
 from mwray.methods.noise_layer import NoiseLayer
@@ -30,8 +31,8 @@ class SModel(Method):
     where it stands. It is tested without the layer. The layer has the network's learning rate and no weight decay,
     which would pull it towards "every label is equally likely".
 
-    The authors stop their first phase early, by a validation loss. Here its length is a setting, a quarter of the run
-    by default: the longer it is, the more wrong labels are learned by heart, and then the confusion shows no noise.
+    The authors stop their first phase early, by a validation loss. Here its length is a setting, a tenth of the run by
+    default: the longer it is, the more wrong labels are learned by heart, and then the confusion shows no noise.
 
     Raises:
         ConfigError: the first phase is as long as the run or longer.
@@ -39,7 +40,7 @@ class SModel(Method):
 
     def __init__(self, settings: SModelSettings, setup: Setup) -> None:
         self.settings, self.setup = settings, setup
-        self.first_epochs = max(setup.epochs // 4, 1) if settings.first_epochs is None else settings.first_epochs
+        self.first_epochs = max(setup.epochs // 10, 1) if settings.first_epochs is None else settings.first_epochs
         if self.first_epochs >= setup.epochs:
             raise ConfigError(
                 f"method.first_epochs: {self.first_epochs} epochs without the noise layer leave none with it in a run "
@@ -89,11 +90,8 @@ class SModel(Method):
         """The layer's transition (the complex form's: mean over the epoch's samples) beside the labels' own."""
         if not self.adapting:
             return {}, {}
-        splits = self.setup.splits
-        true = transition.empirical(splits.train, splits.num_classes)
         estimated = self.setup.worker.average([self.transition_sum / self.steps])[0]
-        arrays = {"transition_estimated": estimated, "transition_true": true}
-        return {"transition_error": transition.error(estimated, true)}, arrays
+        return transition_findings(estimated, self.setup.splits)
 
     def state(self) -> dict[str, Any]:
         """Network, layer and both optimisers."""

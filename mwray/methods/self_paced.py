@@ -34,6 +34,7 @@ class SelfPaced(Method):
         self.classifier = Classifier(setup)
         self.threshold = torch.tensor(torch.nan, device=setup.worker.device)
         self.percentile = settings.percentile
+        self.burn_in = max(setup.epochs // 20, 1) if settings.burn_in is None else settings.burn_in
         self.burning_in = False
         self.kept = Kept(setup)
 
@@ -41,7 +42,7 @@ class SelfPaced(Method):
         """Set the learning rate and the pace."""
         self.classifier.start_epoch(epoch)
         self.percentile = pace(self.settings, epoch, self.setup.epochs)
-        self.burning_in = epoch < self.settings.burn_in
+        self.burning_in = epoch < self.burn_in
         self.kept.reset()
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:

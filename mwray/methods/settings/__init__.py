@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 from mwray.config import tagged
-from mwray.methods.settings.clean import MWNetSettings
+from mwray.methods.settings.clean import (
+    FineTuningSettings,
+    ForwardSettings,
+    FrozenSettings,
+    GLCSettings,
+    L2RWSettings,
+    MentorNetSettings,
+    MetaOnlySettings,
+    MWNetSettings,
+)
 from mwray.methods.settings.plain import (
     BaseModelSettings,
     ClassBalancedSettings,
@@ -26,7 +35,14 @@ MethodSettings = Annotated[
     | SelfPacedSettings
     | CoTeachingSettings
     | D2LSettings
-    | MWNetSettings,
+    | ForwardSettings
+    | FineTuningSettings
+    | MetaOnlySettings
+    | GLCSettings
+    | MentorNetSettings
+    | L2RWSettings
+    | MWNetSettings
+    | FrozenSettings,
     tagged,
 ]
 
@@ -35,8 +51,15 @@ __all__ = [
     "ClassBalancedSettings",
     "CoTeachingSettings",
     "D2LSettings",
+    "FineTuningSettings",
     "FocalSettings",
+    "ForwardSettings",
+    "FrozenSettings",
+    "GLCSettings",
+    "L2RWSettings",
     "MWNetSettings",
+    "MentorNetSettings",
+    "MetaOnlySettings",
     "MethodSettings",
     "ReedSettings",
     "SModelSettings",

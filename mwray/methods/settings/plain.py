@@ -59,8 +59,8 @@ class SModelSettings:
     form: Literal["simple", "complex"] = "simple"
     """One transition matrix for all images, or one that also depends on the image's features."""
     first_epochs: Annotated[int, Gt(0)] | None = None
-    """Epochs of plain training before the layer is put on; None: a quarter of the run. They are part of the run's
-    `epochs`, so the whole costs one plain training and one pass over the training set."""
+    """Epochs of plain training before the layer is put on; None: a tenth of the run, one epoch at least. They are part
+    of the run's `epochs`, so the whole costs one plain training and one pass over the training set."""
     counts: Literal["hard", "soft"] = "hard"
     """The layer starts from counts of predicted classes, or from sums of predicted probabilities."""
 
@@ -80,8 +80,9 @@ class SelfPacedSettings:
     """Of the moving average of the threshold, per step."""
     form: Literal["hard", "linear"] = "hard"
     """Weight 1 below the threshold and 0 above, or falling linearly from 1 at loss 0 to 0 at the threshold."""
-    burn_in: Annotated[int, Ge(0)] = 0
-    """First epochs in which every sample counts fully."""
+    burn_in: Annotated[int, Ge(0)] | None = None
+    """First epochs in which every sample counts fully; None: a twentieth of the run, one epoch at least. MentorNet's
+    code has 0: then classes that the random start finds hard may never enter (on digits: worse than BaseModel)."""
 
     def __post_init__(self) -> None:
         if self.ramp_epochs is not None and self.last_percentile is None:
@@ -111,8 +112,8 @@ class D2LSettings:
 
     name: Literal["d2l"] = "d2l"
     init_epochs: Annotated[int, Ge(0)] | None = None
-    """Epochs before the search for the turning point may begin; None: a quarter of the run. The authors' code has
-    10, 20 and 40 of 120 on CIFAR-10 in successive versions."""
+    """Epochs before the search for the turning point may begin; None: a tenth of the run. The authors' code has 10,
+    20 and 40 of 120 on CIFAR-10 in successive versions."""
     window: Annotated[int, Gt(1)] = 5
     """Past epochs that an epoch's dimension is held against."""
     neighbours: Annotated[int, Gt(1)] = 20
