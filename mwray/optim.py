@@ -38,7 +38,7 @@ class Optimizer:
         return float(self.lr * self.factor ** sum(epoch >= milestone for milestone in self.milestones))
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        """Return a fresh optimiser over `parameters`, one group: weight decay on all of them, as in the paper's code."""
+        """Return a fresh optimiser over `parameters`: weight decay on all of them, as in the paper's code."""
         from torch.optim import SGD
 
         return SGD(

@@ -71,7 +71,7 @@ def compare(runs: Iterable[tuple[str, str, Path]], measure: str = "test.last") -
 
 
 def text_of(cell: Cell | None) -> str:
-    """Return "95.00 +- 0.77 (5)": per cent, sample standard deviation, number of runs; "-" where nothing is finished."""
+    """Return "95.00 +- 0.77 (5)": per cent, sample standard deviation, runs; "-" where nothing is finished."""
     if cell is None:
         return "-"
     spread = "" if cell.spread is None else f" +- {100 * cell.spread:.2f}"
