@@ -1,0 +1,128 @@
+"""A YAML file that knows the line of each of its values, so that a mistake can be told with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mwray.errors import UserError
+
+Place = tuple[str | int, ...]
+"""Where a value is: ("provider", "worker_ips", 0)."""
+
+
+class ClusterFileError(UserError, ValueError):
+    """A cluster file that cannot be read at all: names the file, the line and what is wrong."""
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """Something that would fail, cost too much or leave a door open."""
+
+    line: int
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        """As a compiler says it, without the file's name."""
+        return f"{self.line}: {self.where}: {self.text}" if self.where else f"{self.line}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML document of a file."""
+
+    path: Path
+    data: Mapping[str, Any]
+    lines: Mapping[Place, int]
+    """Line of each key and list item, from 1; () is the document's first."""
+    twice: tuple[Place, ...] = field(default=())
+    """Keys that occur more than once in one mapping: YAML takes the last one and says nothing."""
+
+    def mistake(self, place: Place, text: str) -> Mistake:
+        """A mistake at `place`, or at the nearest value above it that the file has."""
+        while place not in self.lines:
+            place = place[:-1]
+        return Mistake(self.lines[place], ".".join(str(part) for part in place), text)
+
+    def get(self, *place: str | int) -> Any:
+        """The value at `place`, or None."""
+        value: Any = self.data
+        for part in place:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def scalars(self) -> Iterator[tuple[Place, Any]]:
+        """Every value that is neither a mapping nor a list, with its place, from top to bottom."""
+        yield from _scalars((), self.data)
+
+
+def load(path: Path) -> list[Document]:
+    """Read all documents of a YAML file.
+
+    Raises:
+        ClusterFileError: there is no such file, it is no YAML, or a document is not a mapping.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ClusterFileError(f"{path}: {error.strerror}; give a cluster file, for example cluster.yaml") from None
+    try:
+        documents = list(_documents(path, text))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ClusterFileError(f"{path}:{line}: not readable as YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ClusterFileError(f"{path}: not readable as YAML: {error}") from None
+    if not documents:
+        raise ClusterFileError(f"{path}: is empty; give a cluster file, for example cluster.yaml")
+    return documents
+
+
+def _documents(path: Path, text: str) -> Iterator[Document]:
+    loader = yaml.SafeLoader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None  # check_node said so
+            if not isinstance(node, yaml.MappingNode):
+                raise ClusterFileError(f"{path}:{node.start_mark.line + 1}: has to be a mapping of settings")
+            lines: dict[Place, int] = {(): node.start_mark.line + 1}
+            twice: list[Place] = []
+            _walk(node, (), lines, twice)
+            yield Document(path, loader.construct_document(node), lines, tuple(twice))
+    finally:
+        loader.dispose()
+
+
+def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], twice: list[Place]) -> None:
+    """Note the line of everything below `node`; what comes in through an alias is where its anchor is."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = (*place, str(key.value))
+            if below in lines and key.value != "<<":
+                twice.append(below)
+            lines[below] = key.start_mark.line + 1
+            _walk(value, below, lines, twice)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*place, index)] = item.start_mark.line + 1
+            _walk(item, (*place, index), lines, twice)
+
+
+def _scalars(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _scalars((*place, str(key)), below)
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from _scalars((*place, index), below)
+    else:
+        yield place, value

@@ -1,0 +1,175 @@
+"""What Ray accepts and we do not: each rule is a function of a cluster file, and every reason is in its message."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mwray.cluster.check.cost import TYPE_KEYS, is_spot
+from mwray.cluster.check.document import Document, Mistake, Place
+from mwray.cluster.check.pins import of_command, of_image, pins
+
+Rule = Callable[[Document, Mapping[str, Any]], Iterator[Mistake]]
+"""Takes the file and the configuration with Ray's defaults filled in."""
+
+INSTALLER = "launch/clusters/install.sh"
+FILL_IN = re.compile(r"FILL_IN_\w+")
+LOOPBACK = ("127.0.0.1", "localhost")
+SSH = 22
+
+
+def filled_in(document: Document) -> Iterator[Mistake]:
+    """Values that only the user's own account or network has; each is named once. For any kind of file."""
+    seen: set[str] = set()
+    for place, value in document.scalars():
+        for name in FILL_IN.findall(str(value)):
+            if name not in seen:
+                yield document.mistake(place, f"{name} is to be filled in (docs/clusters.md says with what)")
+            seen.add(name)
+
+
+def written_once(document: Document) -> Iterator[Mistake]:
+    """A key that comes twice: YAML takes the last one. For any kind of file."""
+    for place in document.twice:
+        yield document.mistake(place, "is there twice; only this one would count")
+
+
+def versions(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Every version that is named, by a command or an image, is that of constraints.txt."""
+    pinned = pins()
+    for place, command in commands(document):
+        yield from (document.mistake(place, text) for text in of_command(command, pinned))
+    for key, image in (document.get("docker") or {}).items():
+        if key.endswith("image") and image:
+            yield from (document.mistake(("docker", key), text) for text in of_image(str(image), pinned))
+
+
+def installed(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Every host gets mwray."""
+    if not any(INSTALLER in command or "mwray" in command for _, command in commands(document)):
+        yield document.mistake(("setup_commands",), f"no command installs mwray; run {INSTALLER}")
+
+
+def mounted_files(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is to be copied to the cluster exists here."""
+    for remote, local in (document.get("file_mounts") or {}).items():
+        if not Path(str(local)).expanduser().exists():
+            hint = (
+                "make it with `ray get-auth-token --generate`"
+                if str(local).endswith("auth_token")
+                else f"local paths start where `ray up` is run, here {Path.cwd()}: run it from the top of the checkout"
+            )
+            yield document.mistake(("file_mounts", remote), f"{local} does not exist; {hint}")
+    key = document.get("auth", "ssh_private_key")
+    if key and not Path(key).expanduser().exists():
+        yield document.mistake(("auth", "ssh_private_key"), f"{key} does not exist; the comment in the file says how")
+
+
+def token(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Who has no token is turned away, and nobody else can read it."""
+    text = "\n".join(command for _, command in commands(document))
+    if "RAY_AUTH_MODE=disabled" in text or not (INSTALLER in text or "RAY_AUTH_MODE=token" in text):
+        yield document.mistake(
+            ("setup_commands",), f"RAY_AUTH_MODE=token is not set: anybody who reaches Ray runs code; run {INSTALLER}"
+        )
+    mounts = document.get("file_mounts") or {}
+    found = [(remote, str(local)) for remote, local in mounts.items() if str(remote).endswith(".ray/auth_token")]
+    if not found:
+        yield document.mistake(("file_mounts",), 'no token travels: add "~/.ray/auth_token": ~/.ray/auth_token')
+    for remote, local in found:
+        path = Path(local).expanduser()
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            yield document.mistake(("file_mounts", remote), f"{local} can be read by others: chmod 600 {local}")
+
+
+def head_command(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Ray is started on the head so that it scales, shows its dashboard to nobody else, and frees what it should."""
+    place, command = _start(document, prepared, "head_start_ray_commands")
+    host = re.search(r"--dashboard-host[= ](\S+)", command)
+    if host is not None and host[1].strip("'\"") not in LOOPBACK:
+        who = "this" if place[0] != "provider" else "Ray's own head_start_ray_commands"
+        yield document.mistake(
+            place, f"{who} opens the dashboard to {host[1]}; give `ray start` --dashboard-host=127.0.0.1"
+        )
+    if re.search(r"--include-dashboard[= ]['\"]?(false|0|no)\b", command, re.IGNORECASE):
+        yield document.mistake(place, "without the dashboard, Ray Train never frees the machines of a stopped trial")
+    if "--autoscaling-config=" not in command:
+        yield document.mistake(place, "no --autoscaling-config=~/ray_bootstrap_config.yaml: no worker would be started")
+    if prepared["provider"]["type"] == "local" and "RAY_enable_autoscaler_v2=0" not in command:
+        yield document.mistake(
+            place, "export RAY_enable_autoscaler_v2=0 before `ray start`: the newer autoscaler leaves out one worker"
+        )
+
+
+def worker_command(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Ray on a worker joins the head."""
+    place, command = _start(document, prepared, "worker_start_ray_commands")
+    if "$RAY_HEAD_IP" not in command:
+        yield document.mistake(place, "no `ray start --address=$RAY_HEAD_IP:6379`: workers would not join")
+
+
+def node_types(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """The head stays, and alone holds the drivers of trials."""
+    head = prepared["head_node_type"]
+    for name, node in prepared["available_node_types"].items():
+        place = ("available_node_types", name)
+        if name == head and is_spot(node["node_config"]):
+            yield document.mistake((*place, "node_config"), "the head is spot: losing it stops the search")
+        if name != head and "trial_slot" in node["resources"]:
+            yield document.mistake((*place, "resources", "trial_slot"), "trial_slot belongs to the head alone")
+        key = TYPE_KEYS.get(prepared["provider"]["type"])
+        if key is not None and key not in node["node_config"]:
+            yield document.mistake((*place, "node_config"), f"{key} is missing: which machine?")
+
+
+def removed(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """After `ray down` nothing is paid for."""
+    if prepared["provider"]["type"] == "aws" and prepared["provider"].get("cache_stopped_nodes") is not False:
+        yield document.mistake(
+            ("provider", "cache_stopped_nodes"),
+            "give cache_stopped_nodes: false; machines that are stopped and not terminated go on paying for disks",
+        )
+
+
+def ports(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """No door to the outside but ssh."""
+    rules = document.get("provider", "security_group", "IpPermissions") or []
+    for index, rule in enumerate(rules):
+        outside = rule.get("IpRanges") or rule.get("Ipv6Ranges")
+        if outside and (rule.get("FromPort"), rule.get("ToPort")) != (SSH, SSH):
+            yield document.mistake(
+                ("provider", "security_group", "IpPermissions", index), "opens more than ssh (port 22) to the outside"
+            )
+    if prepared["provider"]["type"] == "aws" and not document.get("provider", "security_group", "GroupName"):
+        yield document.mistake(
+            ("provider",), "no security_group.GroupName: Ray would make a group with ssh open to the whole world"
+        )
+
+
+def shared_storage(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Machines that come and go see one folder."""
+    cloud = prepared["provider"]["type"] in TYPE_KEYS
+    if cloud and not any(re.search(r"\bmount\b", command) for _, command in commands(document)):
+        yield document.mistake(("setup_commands",), "no command mounts shared storage: results would go with a machine")
+
+
+RULES: tuple[Rule, ...] = (
+    versions, installed, mounted_files, token, head_command, worker_command, node_types, removed, ports, shared_storage,
+)  # fmt: skip
+
+
+def commands(document: Document) -> Iterator[tuple[Place, str]]:
+    """Every shell command of the file, with its place."""
+    for place, value in document.scalars():
+        if len(place) >= 2 and isinstance(value, str) and str(place[-2]).endswith("_commands"):
+            yield place, value
+
+
+def _start(document: Document, prepared: Mapping[str, Any], key: str) -> tuple[Place, str]:
+    """The commands that start Ray, as one text, and the place of the one with `ray start` in it."""
+    given = prepared.get(key) or []
+    index = next((i for i, command in enumerate(given) if "ray start" in command), 0)
+    return ((key, index) if key in document.data else ("provider", "type")), "\n".join(given)
