@@ -43,7 +43,10 @@ def convolution(call: Call) -> Push:
     return push
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm")
+@rule(
+    *["native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "cudnn_batch_norm"],
+    "miopen_batch_norm",
+)
 def batch_norm(call: Call) -> Push:
     """Batch norm, by batch statistics (training) or by running ones (evaluation).
 
@@ -52,7 +55,7 @@ def batch_norm(call: Call) -> Push:
     arguments = call.arguments
     x, gamma = call.read("input", "weight")
     eps = arguments.get("eps", arguments.get("epsilon"))
-    training = arguments.get("training", arguments.get("train"))
+    training = arguments.get("training", True)  # `_batch_norm_with_update` does not say: it always trains
     if training:
         mean, rstd = call.keep(call.results[1]), call.keep(call.results[2])
     else:

@@ -138,6 +138,23 @@ def test_falls_back_to_dual_numbers_and_says_so_once(caplog):
     assert "Rounded" in caplog.text and "custom function" in caplog.text
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.GRU(48, 4, batch_first=True), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x.transpose(1, 2).flatten(2))[0][:, -1])
+
+
+def test_recurrent_networks_fall_back(caplog):
+    """PyTorch transposes their states in place; no rule follows that."""
+    model, x = Recurrent().double(), images()
+    direction = random_direction(model)
+    assert relative(record(model, x).tangent(direction), differences(model, x, direction)) < 1e-7
+    assert "Recurrent" in caplog.text
+
+
 class Stopped(nn.Module):
     """Gradients stopped in three ways, and noise shaped like an activation."""
 
