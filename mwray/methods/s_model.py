@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mwray.config import ConfigError
 from mwray.data.loader import Batch
 from mwray.meta.gradient import cross_entropy
 from mwray.methods import transition
@@ -19,7 +18,11 @@ from mwray.methods.forward_loss import transition_findings
 from mwray.methods.head import features_of, last_linear
 from mwray.methods.images import training_batches
 from mwray.methods.noise_layer import NoiseLayer
+from mwray.methods.phases import Phases
 from mwray.methods.settings import SModelSettings
+
+DEFAULT_SHARE = 0.1
+"""Of the run that goes without the layer, chosen on digits: the paper gives no length."""
 
 
 @final
@@ -32,7 +35,8 @@ class SModel(Method):
     which would pull it towards "every label is equally likely".
 
     The authors stop their first phase early, by a validation loss. Here its length is a setting, a tenth of the run by
-    default: the longer it is, the more wrong labels are learned by heart, and then the confusion shows no noise.
+    default: the longer it is, the more wrong labels are learned by heart, and then the confusion shows no noise. The
+    schedule of learning rates runs once through both phases, since the network goes on.
 
     Raises:
         ConfigError: the first phase is as long as the run or longer.
@@ -40,12 +44,7 @@ class SModel(Method):
 
     def __init__(self, settings: SModelSettings, setup: Setup) -> None:
         self.settings, self.setup = settings, setup
-        self.first_epochs = max(setup.epochs // 10, 1) if settings.first_epochs is None else settings.first_epochs
-        if self.first_epochs >= setup.epochs:
-            raise ConfigError(
-                f"method.first_epochs: {self.first_epochs} epochs without the noise layer leave none with it in a run "
-                f"of {setup.epochs}; at most {setup.epochs - 1} would do, or raise epochs to {self.first_epochs + 1}"
-            )
+        self.phases = Phases.of(settings.first_epochs, DEFAULT_SHARE, setup.epochs)
         self.classifier = Classifier(setup)
         num_classes = setup.splits.num_classes
         self.last = last_linear(self.classifier.network, num_classes) if settings.form == "complex" else None
@@ -58,9 +57,9 @@ class SModel(Method):
         self.classifier.start_epoch(epoch)
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = self.setup.learning_rate(epoch), 0.0
-        if epoch == self.first_epochs:
+        if epoch == self.phases.first:
             self.layer.start_from(transition.normalised(self._confusion()))
-        self.adapting = epoch >= self.first_epochs
+        self.adapting = self.phases.second(epoch)
         self.transition_sum = torch.zeros_like(self.layer.bias)
         self.steps = 0
 
@@ -89,9 +88,10 @@ class SModel(Method):
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The layer's transition (the complex form's: mean over the epoch's samples) beside the labels' own."""
         if not self.adapting:
-            return {}, {}
+            return {"phase": 1.0}, {}
         estimated = self.setup.worker.average([self.transition_sum / self.steps])[0]
-        return transition_findings(estimated, self.setup.splits)
+        numbers, arrays = transition_findings(estimated, self.setup.splits)
+        return {"phase": 2.0, **numbers}, arrays
 
     def state(self) -> dict[str, Any]:
         """Network, layer and both optimisers."""

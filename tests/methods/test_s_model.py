@@ -94,7 +94,7 @@ def test_the_first_phase_is_basemodel_and_predictions_leave_the_layer_out():
     train(method, setup, [0, 1])
     train(base, setup, [0, 1])
     assert torch.equal(parameters(method.classifier.network), parameters(base.classifier.network))
-    assert method.findings() == ({}, {})
+    assert method.findings() == ({"phase": 1.0}, {})
     train(method, setup, [2])
     x = batches(setup)[0].x
     method.classifier.network.eval()
@@ -113,7 +113,7 @@ def test_the_layer_learns_at_the_networks_rate_and_never_decays():
 
 
 def test_a_first_phase_as_long_as_the_run_is_refused():
-    with pytest.raises(ConfigError, match=r"method.first_epochs: 4 epochs .* in a run of 4; at most 3 would do"):
+    with pytest.raises(ConfigError, match="method.first_epochs: 4 epochs .* epochs=4 .* at most 3 would do"):
         started(SModelSettings(first_epochs=4), make_setup(epochs=4))
 
 
