@@ -17,7 +17,7 @@ train: $(VENV)/.use  ## one training of Meta-Weight-Net on the same images, with
 	$(BIN)/python launch/train.py $(ARGS)
 
 test: $(VENV)/.dev  ## the tests, without those marked slow
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the slow ones
 	$(BIN)/python -m pytest -m slow $(ARGS)
