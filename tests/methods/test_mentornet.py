@@ -41,7 +41,7 @@ def test_the_moving_percentile_and_the_step_by_hand():
         fresh = losses.detach().quantile(0.5)
         threshold = fresh if threshold is None else 0.25 * threshold + 0.75 * fresh
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        optimizer.load_state_dict(method.classifier.optimizer.state_dict())
+        optimizer.load_state_dict(copy.deepcopy(method.classifier.optimizer.state_dict()))
         kept = (losses.detach() <= threshold).float()
         (kept * losses).mean().backward()  # over the whole batch, not over those kept
         optimizer.step()
