@@ -22,6 +22,9 @@ MEASURES = {
 }
 """Keys of a run's summary that a table may show, in words: every caption names its rule."""
 
+OWN_TITLES = {"figure 4": "two networks under flip noise"}
+"""Of sets of runs that are no table of the paper."""
+
 
 class ReportError(UserError, ValueError):
     """A report that cannot be made: names what was asked for and what would do."""
@@ -87,7 +90,8 @@ class Table:
     @property
     def heading(self) -> str:
         """Return "Table 3: ..." or the figure's name."""
-        return f"{'Table ' if self.name in TABLES else ''}{self.name}: {self.title}"
+        name = f"Table {self.name}" if self.name in TABLES else self.name
+        return f"{name}: {self.title}" if self.title else name
 
     @property
     def caption(self) -> str:
@@ -144,7 +148,9 @@ def build(entries: Sequence[Entry], measure: str) -> Table:
         for row in rows
         for column in columns
     }
-    title = published.title if published else "two networks under flip noise"
+    title = published.title if published else OWN_TITLES.get(cell.table, "")
+    if published and cell.preset != "paper":
+        title = f"after the paper's ({title})"
     note = published.note if published else ""
     return Table(cell.table, title, cell.preset, measure, rows, columns, cells, note)
 

@@ -1,0 +1,78 @@
+"""A report: all tables and figures that the runs below a folder give, as files and as one page."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mwray.records import write_atomically
+from mwray.reports.cells import Entry, find
+from mwray.reports.latex import to_latex
+from mwray.reports.page import Picture, Section, page, table_section
+from mwray.reports.pictures import pictures
+from mwray.reports.significance import compare
+from mwray.reports.tables import ReportError, Table, tables
+from mwray.reports.text import significance_markdown, to_csv, to_markdown
+
+
+def report(root: Path, out: Path, measure: str = "test.last") -> Path:
+    """Write the report of all runs below `root` into `out`; returns the page.
+
+    Files: index.html (all of it), tables.md, table-<name>-<preset>.{md,tex,csv} and figures/<preset>/*.png.
+
+    Raises:
+        ReportError: there is no run of a table below `root`, or `measure` is not known.
+        RecordError: a run's files cannot be read.
+    """
+    entries = find(root)
+    if not entries:
+        raise ReportError(
+            f"{root}: no run of a table is in this folder; `python launch/tables.py --table 3` makes some"
+        )
+    found = tables(entries, measure)
+    for table in found:
+        _write_table(out, table)
+    write_atomically(out / "tables.md", "\n".join(map(_markdown, found)).encode())
+    sections = [table_section(table) for table in found]
+    for preset in dict.fromkeys(entry.cell.preset for entry in entries):
+        drawn = list(pictures([entry for entry in entries if entry.cell.preset == preset]))
+        _write_pictures(out / "figures" / preset, drawn)
+        if drawn:
+            sections.append(Section(f"figures-{preset}", f"Figures ({preset})", pictures=drawn))
+    path = out / "index.html"
+    write_atomically(path, page("Meta-Weight-Net: tables and figures", _made(entries), sections).encode())
+    return path
+
+
+def _write_table(out: Path, table: Table) -> None:
+    stem = f"table-{table.name}-{table.preset}".replace(" ", "-")
+    for ending, text in (("md", _markdown(table)), ("tex", to_latex(table)), ("csv", to_csv(table))):
+        write_atomically(out / f"{stem}.{ending}", text.encode())
+
+
+def _markdown(table: Table) -> str:
+    return "\n".join(part for part in (to_markdown(table), significance_markdown(compare(table))) if part)
+
+
+def _write_pictures(folder: Path, drawn: Iterable[Picture]) -> None:
+    for picture in drawn:
+        write_atomically(folder / f"{picture.name}.png", picture.png)
+
+
+def _made(entries: Sequence[Entry]) -> str:
+    """Where the numbers come from: runs, hours, machines, versions."""
+    runs = {entry.folder: entry.run for entry in entries}
+    done = [run for run in runs.values() if run.state == "done"]
+    hours = sum(float((run.summary() or {}).get("seconds", 0)) for run in done) / 3600
+    starts: list[dict[str, Any]] = [
+        start for run in done for start in json.loads((run.folder / "environment.json").read_text())
+    ]
+    hosts = sorted({str(start["host"]) for start in starts if "host" in start})
+    versions = sorted({f"{k} {v}" for s in starts for k, v in s.get("packages", {}).items() if k in ("mwray", "torch")})
+    return (
+        f"Written {time.strftime('%Y-%m-%d %H:%M')} from {len(done)} finished runs of {len(runs)}; {hours:.1f} hours "
+        f"of training; machines: {', '.join(hosts) or 'unknown'}; {', '.join(versions)}."
+    )
