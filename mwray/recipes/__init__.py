@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mwray.config import ConfigError, nearest
 from mwray.experiment import Experiment
-from mwray.recipes import digits, noise
+from mwray.recipes import digits, noise, paper
 
 RECIPES: dict[str, Callable[[], Experiment]] = {
     "digits": digits.uniform,
@@ -21,6 +21,10 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     "cifar100-longtail": noise.cifar100_longtail,
     "cifar10-flip-small": noise.cifar10_flip_small,
     "fashion-flip": noise.fashion_flip,
+    "paper": paper.paper,
+    "official_pgc": paper.official_pgc,
+    "official_stable": paper.official_stable,
+    "official_lt": paper.official_lt,
 }
 
 

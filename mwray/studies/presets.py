@@ -1,0 +1,151 @@
+"""At which size a study is run: the paper's protocol, real CIFAR cut for a CPU, or digits in minutes.
+
+A preset turns a column of a table ("flip 40 %") into an experiment with MW-Net's defaults for that size; the rows of
+`mwray.studies.tables` put their methods in.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from mwray.config import ConfigError, override
+from mwray.experiment import Experiment
+from mwray.recipes import digits, noise
+from mwray.reports.published import CIFAR10, CIFAR100
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A column's bias in numbers."""
+
+    kind: str  # "imbalance", "uniform" or "flip"
+    level: float  # largest class over smallest, or rate 0..1
+    network: str | None = None  # None: the table's own
+
+    @classmethod
+    def of(cls, text: str) -> Bias:
+        """Read "imbalance 100", "flip 40 %" or "flip 40 % (resnet32)".
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        match = re.fullmatch(r"(imbalance|uniform|flip) (\d+)( %)?(?: \((.+)\))?", text)
+        if match is None or (match[1] == "imbalance") == bool(match[3]):
+            raise ConfigError(f"{text!r} is not a bias: write 'imbalance 100', 'uniform 40 %' or 'flip 40 %'")
+        return cls(match[1], int(match[2]) / (100 if match[3] else 1), match[4])
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of the experiment that say it; no noise at all is noise "none", whatever its kind."""
+        imbalance = self.level if self.kind == "imbalance" else 1.0
+        rate = 0.0 if self.kind == "imbalance" else self.level
+        kind = {"uniform": "uniform", "flip": "flip2"}.get(self.kind, "none") if rate else "none"
+        values = {"data.bias.noise": kind, "data.bias.rate": rate, "data.bias.imbalance": imbalance}
+        return values if self.network is None else values | {"model.name": self.network}
+
+
+class Preset(ABC):
+    """A size of study. Abstract or final."""
+
+    name: str
+    says: str
+    """What a reader of its tables has to know: what was cut."""
+    datasets: Mapping[str, str]
+    """Data set as tables name it, and its `data.source`."""
+    networks: tuple[str, str]
+    """The two networks of figure 4, the larger one first."""
+    mwnet: Mapping[str, Any] = {}
+    """Settings of MW-Net where they are not the defaults."""
+
+    @abstractmethod
+    def experiment(self, dataset: str, bias: Bias) -> Experiment:
+        """The experiment of a column, with seed 0 and MW-Net."""
+
+    def possible(self, dataset: str, bias: Bias) -> bool:
+        """Whether the data set has images enough for that bias."""
+        return True
+
+
+@final
+@dataclass(frozen=True)
+class Paper(Preset):
+    """Section 4 of the paper: a GPU, or a cluster of them."""
+
+    name: str = "paper"
+    says: str = "The paper's protocol: batch 100, its epochs and schedule, all of CIFAR."
+    datasets: Mapping[str, str] = field(default_factory=lambda: {CIFAR10: "cifar10", CIFAR100: "cifar100"})
+    networks: tuple[str, str] = ("wrn28-10", "resnet32")
+
+    def experiment(self, dataset: str, bias: Bias) -> Experiment:
+        """Ten clean images a class for long tails; 1,000 in all for noise (paper, section 4)."""
+        start = {"imbalance": noise.cifar10_longtail, "uniform": noise.cifar10_uniform, "flip": noise.cifar10_flip}
+        meta = 100 if bias.kind == "imbalance" and dataset == CIFAR10 else 1000
+        source = {"data.source": self.datasets[dataset], "data.num_meta": meta}
+        return override(start[bias.kind](), source | bias.settings())
+
+
+@final
+@dataclass(frozen=True)
+class Reduced(Preset):
+    """Real CIFAR at a size that two cores finish overnight."""
+
+    name: str = "reduced"
+    says: str = (
+        "Real CIFAR, cut: ResNet-32 for every table, 15 epochs with the drops as far through them as in the paper, "
+        "5,000 training images (long tails are cut from 20,000), 2,000 test images. Accuracies are far below the "
+        "paper's; what can be compared is the order of the methods."
+    )
+    datasets: Mapping[str, str] = field(default_factory=lambda: {CIFAR10: "cifar10", CIFAR100: "cifar100"})
+    networks: tuple[str, str] = ("resnet32", "resnet20")
+
+    def experiment(self, dataset: str, bias: Bias) -> Experiment:
+        """The paper's experiment with fewer images and epochs."""
+        # A tail of 1:200 needs 200 images in the largest class: 20,000 of CIFAR-100's are just that.
+        size = 20_000 if bias.kind == "imbalance" else 5_000
+        cut = {"data.num_train": size, "data.num_test": 2_000, "model.name": bias.network or "resnet32"}
+        return stretch(override(Paper().experiment(dataset, bias), cut), 15)
+
+
+@final
+@dataclass(frozen=True)
+class Digits(Preset):
+    """scikit-learn's digits: every study in minutes, nothing to download."""
+
+    name: str = "digits"
+    says: str = (
+        "scikit-learn's digits (1,797 handwritten digits, 8x8) and a small convolutional net, 40 epochs: not the "
+        "paper's data, so that its numbers do not stand beside ours."
+    )
+    datasets: Mapping[str, str] = field(default_factory=lambda: {"digits": "digits"})
+    networks: tuple[str, str] = ("small", "mlp")
+    mwnet: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "method.weight_net.optimizer": "adam",
+            "method.weight_net.lr": 3e-3,
+            "method.weight_net.weight_decay": 1e-4,
+        }
+    )
+
+    def experiment(self, dataset: str, bias: Bias) -> Experiment:
+        """No validation images are held out: nothing is selected, and long tails need every image."""
+        meta = 50 if bias.kind == "imbalance" else 100
+        return override(digits.uniform(), {"data.num_validation": 0, "data.num_meta": meta} | bias.settings())
+
+    def possible(self, dataset: str, bias: Bias) -> bool:
+        """A class has some 120 training images."""
+        return bias.kind != "imbalance" or bias.level <= 100
+
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (Paper(), Reduced(), Digits())}
+
+
+def stretch(experiment: Experiment, epochs: int) -> Experiment:
+    """The same schedule in so many epochs: drops stay as far through the run as they were."""
+    factor = epochs / experiment.epochs
+    # Rounded down, and at least one epoch before the end: the last rate is used for an epoch, however short the run.
+    scaled = [min(int(factor * milestone + 1e-9), epochs - 1) for milestone in experiment.optimizer.milestones]
+    milestones = tuple(sorted({milestone for milestone in scaled if milestone > 0}))
+    return replace(experiment, epochs=epochs, optimizer=replace(experiment.optimizer, milestones=milestones))

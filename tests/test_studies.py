@@ -1,0 +1,194 @@
+"""Studies: as the paper has them, laid out as runs that tables share, in two parts where a weight net is carried."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mwray.config import ConfigError, leaves, to_dict
+from mwray.recipes import digits, paper
+from mwray.records import Run
+from mwray.reports.cells import find
+from mwray.reports.published import IMBALANCE, TABLES, TRANSFERRED
+from mwray.studies.estimate import estimate
+from mwray.studies.plan import Plan, folder_name, plan, prepare, variant
+from mwray.studies.presets import PRESETS, Bias, stretch
+from mwray.studies.run import run
+from mwray.studies.tables import STUDIES, cui, long, two_phases
+
+
+@pytest.mark.parametrize("name", ["1", "2", "3", "5", "6"])
+def test_every_row_and_column_of_the_paper_is_in_its_study(name):
+    study, table = STUDIES[name], TABLES[name]
+    assert set(table.rows) <= {row.name for row in study.rows}
+    assert {row.beside for row in study.rows} - {""} <= set(table.rows)
+    columns = {f"{dataset}, {bias}" for dataset, bias in study.columns(PRESETS["paper"])}
+    assert columns == set(map(str, table.columns))
+
+
+def of(found: Plan) -> dict[tuple[str, str, int], dict[str, object]]:
+    return {
+        (cell.row, str(cell.column), cell.seed): leaves(training.experiment)
+        for training in found.trainings
+        for cell in training.cells
+    }
+
+
+def test_cells_of_the_paper_have_the_paper_s_protocol(tmp_path):
+    cells = of(plan("3", "paper", tmp_path, seeds=2, rows=["MW-Net", "GLC"], columns=["CIFAR-100 40"]))
+    assert set(cells) == {(row, "CIFAR-100, flip 40 %", seed) for row in ("MW-Net", "GLC") for seed in (0, 1)}
+    mine = cells["MW-Net", "CIFAR-100, flip 40 %", 1]
+    assert mine["data.source"] == "cifar100" and mine["seed"] == 1
+    assert (mine["data.bias.noise"], mine["data.bias.rate"], mine["data.num_meta"]) == ("flip2", 0.4, 1000)
+    assert (mine["model.name"], mine["epochs"], mine["optimizer.milestones"]) == ("resnet32", 60, [40, 50])
+    assert mine["method.weight_net.shape"] == "1-100-1"
+    glc = cells["GLC", "CIFAR-100, flip 40 %", 0]  # each of its phases is a whole training
+    assert (glc["epochs"], glc["optimizer.milestones"]) == (120, [80, 100])
+
+
+def test_long_tails_have_ten_clean_images_a_class(tmp_path):
+    cells = of(plan("1", "paper", tmp_path, seeds=1, rows=["MW-Net"], columns=["imbalance 200"]))
+    assert {k[1]: (v["data.num_meta"], v["data.bias.imbalance"]) for k, v in cells.items()} == {
+        "CIFAR-10, imbalance 200": (100, 200.0),
+        "CIFAR-100, imbalance 200": (1000, 200.0),
+    }
+
+
+def test_the_schedules_that_the_paper_s_own_rows_have():
+    start = paper.paper()
+    assert (long(start).epochs, long(start).optimizer.milestones) == (120, (80, 100))
+    theirs = cui(stretch(start, 100))
+    assert (theirs.epochs, theirs.batch_size, theirs.optimizer.milestones) == (200, 128, (160, 180))
+    assert (theirs.optimizer.factor, theirs.optimizer.weight_decay, theirs.data.num_meta) == (0.01, 2e-4, 0)
+    assert two_phases(start).optimizer.milestones == (72, 76)
+
+
+def test_a_stretched_schedule_drops_as_far_through():
+    start = digits.uniform()  # 40 epochs, drops at 30 and 36
+    assert stretch(start, 20).optimizer.milestones == (15, 18)
+    assert stretch(start, 3).optimizer.milestones == (2,)
+    assert stretch(start, 1).optimizer.milestones == ()
+    assert stretch(start, 40) == start
+
+
+def test_tables_share_their_runs(tmp_path):
+    third = plan("3", "digits", tmp_path, seeds=1, rows=["MW-Net"], columns=["40"])
+    fifth = plan("5", "digits", tmp_path, seeds=1, rows=["1-100-1"], columns=["flip 40"])
+    assert [t.folder for t in third.trainings] == [t.folder for t in fifth.trainings]
+    prepare((*third.trainings, *fifth.trainings))
+    assert {(e.cell.table, e.cell.row) for e in find(tmp_path)} == {("3", "MW-Net"), ("5", "1-100-1")}
+
+
+def test_no_noise_is_one_experiment_whatever_its_kind():
+    digit = PRESETS["digits"]
+    assert digit.experiment("digits", Bias.of("uniform 0 %")) == digit.experiment("digits", Bias.of("flip 0 %"))
+    assert folder_name(digits.uniform()).startswith("digits-uniform_40-small-mwnet-net1-100-1-seed0-")
+
+
+def test_what_digits_cannot_give_is_left_out_and_named(tmp_path):
+    found = plan("1", "digits", tmp_path, seeds=1, rows=["BaseModel"])
+    assert found.impossible == ("digits, imbalance 200",)
+    assert len(found.trainings) == len(IMBALANCE) - 1
+
+
+def test_other_settings_are_another_study(tmp_path):
+    found = plan(
+        "3", "digits", tmp_path, seeds=1, rows=["MW-Net"], columns=["40"], values={"epochs": 20, "method.meta.every": 5}
+    )
+    assert (
+        found.preset
+        == variant("digits", {"epochs": 20, "method.meta.every": 5})
+        == "digits+epochs=20+method.meta.every=5"
+    )
+    ((_, mine),) = of(found).items()
+    assert (mine["epochs"], mine["optimizer.milestones"], mine["method.meta.every"]) == (20, [15, 18], 5)
+    assert found.root == tmp_path / found.preset
+
+
+def test_figure_4_has_every_bias_on_both_networks(tmp_path):
+    found = plan("figure 4", "digits", tmp_path, seeds=1, rows=["BaseModel"])
+    assert {k[1]: v["model.name"] for k, v in of(found).items()} == {
+        f"digits, flip {rate} % ({network})": network for rate in (20, 40) for network in ("small", "mlp")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"table": "33"}, r"--table '33' is not known\. Did you mean '3'\?"),
+        ({"preset": "digit"}, r"--preset 'digit' is not known\. Did you mean 'digits'\?"),
+        ({"rows": ["MW-Nett"]}, r"--rows 'MW-Nett' is not in table 3\. Did you mean 'MW-Net'\?"),
+        ({"columns": ["60"]}, r"--columns '60' is not in table 3"),
+        ({"values": {"epoch": 3}}, r"epoch: there is no such field\. Did you mean 'epochs'\?"),
+        ({"values": {"method.weight_net.shap": "1-5-1"}}, r"Did you mean 'method.weight_net.shape'\?"),
+        ({"values": {"epochs": -1}}, r"epochs: -1 was given"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(**({"table": "3", "preset": "digits", "root": tmp_path, "seeds": 1} | arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["imbalance 100 %", "flip 40", "twist 40 %", "", "uniform x %"])
+def test_a_bias_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match="is not a bias"):
+        Bias.of(text)
+
+
+def finish(training, seconds=10.0):
+    record = Run(training.folder)
+    record.start(to_dict(training.experiment), {}, 0)
+    record.finish({"test.last": 0.9, "epochs": training.experiment.epochs, "seconds": seconds})
+
+
+def test_the_time_left_is_judged_by_what_has_finished(tmp_path):
+    found = plan("3", "digits", tmp_path, seeds=3, rows=["BaseModel"], columns=["40"])
+    assert estimate(found.trainings, found.root) is None
+    finish(found.trainings[0], seconds=10.0)
+    assert estimate(found.trainings, found.root) == pytest.approx(20.0)
+    started = Run(found.trainings[1].folder)
+    started.start(to_dict(found.trainings[1].experiment), {}, 0)
+    started.append({"epoch": 1})
+    assert estimate(found.trainings, found.root) == pytest.approx(20.0 - 10.0 / 40)
+
+
+def test_a_study_goes_on_from_what_is_there_and_counts_failures(tmp_path):
+    found = plan("3", "digits", tmp_path, seeds=2, rows=["BaseModel"], columns=["40"])
+    seen = []
+
+    def train(trainings):
+        seen.append([t for t in trainings if Run(t.folder).state != "done"])
+        finish(trainings[0])
+        return 1
+
+    assert run(found, train) == 1
+    assert run(found, train) == 1
+    assert [len(missing) for missing in seen] == [2, 1]
+    assert json.loads(next(found.trainings[0].folder.glob("cell-*.json")).read_text())["row"] == "BaseModel"
+
+
+def test_a_weight_net_waits_for_its_source_and_is_part_of_the_fingerprint(tmp_path):
+    found = plan("6", "digits", tmp_path, seeds=1, rows=[TRANSFERRED], columns=["flip 40"])
+    (pending,) = found.pending
+    assert found.total == 2
+    assert pending.source.experiment.seed == 1000 and pending.source.cells == ()
+    assert run(found, lambda trainings: len(trainings)) == 2  # its source failed, so it could not be begun
+    shape, parameters = "1-2-1", [0.5] * 7
+    training = pending.training(shape, parameters)
+    values = leaves(training.experiment)
+    assert (values["method.name"], values["method.parameters"], values["data.num_meta"]) == ("frozen", parameters, 0)
+    assert training.folder != pending.training(shape, [0.25] * 7).folder
+    assert training.cells[0].row == TRANSFERRED and values["seed"] == 0
+
+
+def test_the_released_programs_as_recipes():
+    pgc, stable, tail = (leaves(f()) for f in (paper.official_pgc, paper.official_stable, paper.official_lt))
+    assert (pgc["epochs"], pgc["optimizer.nesterov"], pgc["method.meta.weight_map"]) == (41, True, "normalized")
+    assert (stable["epochs"], stable["method.meta.weight_map"], stable["method.weight_net.optimizer"]) == (
+        120,
+        "mean",
+        "adam",
+    )
+    assert (tail["method.weight_net.lr"], tail["method.meta.input"], tail["data.num_meta"]) == (1e-5, "through", 100)
