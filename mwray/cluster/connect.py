@@ -36,10 +36,10 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         ConfigError: there is no cluster at `address`.
     """
+    _quiet()
     if ray.is_initialized():
         yield
         return
-    _quiet()
     where: dict[str, Any] = {"address": address}
     if address is None:  # "local" so that a RAY_ADDRESS in the environment does not take over
         where = {"address": "local", "resources": {"trial_slot": SLOTS}, "object_store_memory": OBJECT_STORE}
@@ -79,6 +79,9 @@ def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     """What every process of the search needs in its environment."""
     passed = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # the default of 2 s is a floor under every epoch's report
+        # A process is used for the next trial once the training that was stopped has left it, after its epoch; Ray's
+        # default of 2 s is less than an epoch, and costs a new process.
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
     }
     if data := environment.get("MWRAY_DATA"):

@@ -178,6 +178,7 @@ def _base(space: Space, folder: Path) -> Row | None:
 
 
 def _result(study: Study, folder: Path, session: Session | None) -> SearchResult:
+    study.settle()
     rows = leaderboard.ranked(leaderboard.rows(study), study.space.mode)
     over = not study.unfinished and any(row.state == "finished" for row in rows)
     return SearchResult(

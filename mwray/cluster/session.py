@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Session:
         self.errors = 0
         self._limit, self._resources = limit, resources
         self._live: dict[str, Row] = {}
+        self._again: list[Row] = []
+        self._trials: Sequence[Any] = ()
         self._pruned: set[int] = set()
         self._ended: list[Row] = []
         self._asked_limit = (float("-inf"), 0)
@@ -66,6 +68,7 @@ class Session:
         """The job for a trial that Ray wants to start; None: not now; "FINISHED": none is left."""
         if self.stopping:
             return str(Searcher.FINISHED)
+        self._take_back_lost()
         if len(self._live) >= self._current_limit():
             return None
         row = self._next_row()
@@ -74,6 +77,10 @@ class Session:
         self._live[trial_id] = row
         self.display.changed(row)
         return Job.of(row.experiment, row.folder, self.study.space.metric, **self._resources).config()
+
+    def watch(self, trials: Sequence[Any]) -> None:
+        """Keep Ray's own list of trials, to notice those that it drops without a word."""
+        self._trials = trials
 
     def started(self, trial_id: str) -> None:
         """The trial's process has begun."""
@@ -126,7 +133,20 @@ class Session:
 
     # -----------------------------------------------------------------------------------------------------------------
 
+    def _take_back_lost(self) -> None:
+        """Queue again what Ray could not start in a used process whose last training would not end.
+
+        Ray (2.60) marks such a trial as an error and tells neither searcher nor callback.
+        """
+        for trial in self._trials:
+            if trial.status == "ERROR" and trial.trial_id in self._live:
+                row = replace(self._live.pop(trial.trial_id), state="waiting")
+                self._again.append(row)
+                self.display.changed(row)
+
     def _next_row(self) -> Row | None:
+        if self._again:
+            return self._again.pop(0)
         if self.base is not None:
             row, self.base = self.base, None
             return row
@@ -242,6 +262,10 @@ class TuneCallback(NotPickled, Callback):
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Pass on the list of trials."""
+        self._session.watch(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Mark it as running."""

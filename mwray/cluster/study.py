@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from mwray.cluster.journal import open_study
 from mwray.config import ConfigError, fingerprint
 from mwray.experiment import Experiment
 from mwray.records import Run
 from mwray.seeding import key
 from mwray.space import Choice, FloatRange, Space
 
-STUDY = "mwray"
 REDRAWS = 20
 """Draws of a point already there, in a row, after which the space counts as searched through."""
 
@@ -82,7 +79,7 @@ class Study:
         self._first = space.first()
         if space.sampler == "grid":
             self.target = min(self.target, len(self._first))
-        self._study = _open(folder, space)
+        self._study = open_study(folder, space)
         self._check_same({**space.description(), "workers": workers})
         self._live: dict[int, optuna.trial.Trial] = {}
         self._left_over = self._settle_left_overs()
@@ -144,6 +141,11 @@ class Study:
         self._live[number].set_user_attr("reason", reason)
         self._tell(number, TrialState.FAIL, None)
 
+    def settle(self) -> None:
+        """Tell open trials whose run is finished: a search that is stopped may miss their last word."""
+        for trial in list(self._live.values()):
+            self._settled(trial)
+
     def entries(self) -> list[Entry]:
         """Every trial begun, by number."""
         return [self._entry(trial) for trial in self._counted()]
@@ -183,14 +185,18 @@ class Study:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
                 continue
             trial = optuna.trial.Trial(self._study, frozen._trial_id)
-            values = self._values(trial)
-            folder = self.trial_folder(frozen.number, self.space.experiment(values))
-            if Run(folder).state == "done":
-                self._live[frozen.number] = trial
-                self.finish(frozen.number, objective_of(folder, self.space.metric))
-            else:
+            self._live[frozen.number] = trial
+            if not self._settled(trial):
                 left_over.append(trial)
         return left_over
+
+    def _settled(self, trial: optuna.trial.Trial) -> bool:
+        """Whether the trial's run is finished; tells it if so."""
+        folder = self.trial_folder(trial.number, self.space.experiment(self._values(trial)))
+        if Run(folder).state != "done":
+            return False
+        self.finish(trial.number, objective_of(folder, self.space.metric))
+        return True
 
     def _draw(self) -> optuna.trial.Trial | None:
         """A trial whose point is new, or None where there seems to be none left."""
@@ -284,51 +290,6 @@ def objective_of(folder: Path, metric: str) -> float | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _open(folder: Path, space: Space) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "study.journal"
-    _mend(path)
-    direction = "maximize" if space.mode == "max" else "minimize"
-    return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
-        study_name=STUDY,
-        direction=direction,
-        load_if_exists=True,
-        pruner=_pruner(space),
-    )
-
-
-def _mend(path: Path) -> None:
-    """Undo what a kill may leave: a last line cut short, which would spoil the next one, and a lock that nobody holds.
-
-    Safe because the search's folder has one driver at a time (mwray.cluster.lock).
-    """
-    for lock in path.parent.glob(f"{path.name}.lock*"):
-        lock.unlink(missing_ok=True)
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        data = file.read()
-        file.truncate(data.rfind(b"\n") + 1)
-
-
-def _pruner(space: Space) -> optuna.pruners.BasePruner:
-    """Optuna's own: their rungs are in the journal, so that stopping decisions survive a restart as trials do."""
-    asha, median = space.pruner.asha, space.pruner.median
-    epochs = space.base.epochs
-    if asha is not None:
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=space.grace_period(asha.grace_period, epochs), reduction_factor=asha.reduction_factor
-        )
-    if median is not None:
-        return optuna.pruners.MedianPruner(
-            n_startup_trials=median.min_trials, n_warmup_steps=space.grace_period(median.grace_period, epochs)
-        )
-    return optuna.pruners.NopPruner()
 
 
 def _encode(value: Any) -> Any:

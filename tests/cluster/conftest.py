@@ -1,0 +1,31 @@
+"""Where the tests of the cluster package keep their files, and the one local Ray that they share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder in memory: a study waits for the disk at every step, and a busy disk makes seconds of that."""
+    folder = Path(tempfile.mkdtemp(prefix="mwray-", dir=MEMORY if MEMORY.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def local_ray(tmp_path_factory):
+    """A local Ray for a module's tests; it writes its token into a home of its own and not into the user's."""
+    from mwray.cluster.connect import connected
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with connected(None):
+            yield
