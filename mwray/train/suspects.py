@@ -1,0 +1,76 @@
+"""Which training samples a finished run trusts least, computed again from its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from mwray.config import fingerprint, read
+from mwray.experiment import Experiment
+from mwray.records import RecordError, Run
+from mwray.reports import suspects as reports
+from mwray.reports.suspects import SHOWN, Suspects
+from mwray.train import checkpoint
+from mwray.train.loop import Session
+from mwray.worker import LocalWorker
+
+
+def write(folder: Path, out: Path | None = None, *, device: str | None = None) -> str:
+    """Write the list, the contact sheet and the ranking of the run in `folder`; returns what they show, in words.
+
+    Args:
+        folder: of a run with a checkpoint.
+        out: where to; default: `suspects` in the run's folder.
+        device: cpu, cuda; default: a GPU if there is one.
+
+    Raises:
+        RecordError: the folder holds no run, or no checkpoint of it.
+    """
+    session = restored(folder, device)
+    found = suspects(session)
+    images = reports.chosen(session.splits.train.images.numpy(), found.position[:SHOWN])
+    return reports.write(found, images, out or folder / "suspects")
+
+
+def restored(folder: Path, device: str | None = None) -> Session:
+    """The run in `folder` with the networks of its newest checkpoint, without going on with it.
+
+    Raises:
+        RecordError: the folder holds no run, or no checkpoint of it.
+    """
+    experiment = read(Experiment, Run(folder).experiment())
+    session = Session(experiment, folder, LocalWorker(device), ())
+    state = checkpoint.latest(folder, session.worker.device)
+    if state is None or state["experiment"] != fingerprint(experiment):
+        raise RecordError(f"{folder}: no whole checkpoint of this run is there; train it again to get one")
+    session.method.epoch_start(int(state["epoch"]) - 1)  # a method of two phases is in its last one
+    session.method.restore(state["method"])
+    return session
+
+
+@torch.no_grad()
+def suspects(session: Session, batch_size: int = 1000) -> Suspects:
+    """All training samples of a restored run, not augmented, the least trusted first.
+
+    Where the weight function also depends on the class, its mean over classes is taken (`Method.curve`). Methods
+    without one are ranked by loss.
+    """
+    logits = torch.cat([session.method.predict(batch.x) for batch in session.train.in_order(batch_size)]).float()
+    train = session.splits.train
+    losses = F.cross_entropy(logits, session.train.observed, reduction="none")
+    curve = session.method.curve()
+    loss = losses.cpu().numpy()
+    weight = None if curve is None else curve(losses).float().cpu().numpy()
+    position = reports.order(loss, weight)
+    return Suspects(
+        index=train.index.numpy()[position],
+        observed=train.observed.numpy()[position],
+        predicted=logits.argmax(1).cpu().numpy()[position],
+        loss=loss[position],
+        weight=None if weight is None else weight[position],
+        true=train.true.numpy()[position],
+        position=position,
+        classes=session.splits.class_names,
+    )

@@ -1,0 +1,69 @@
+"""Suspects of real small runs: what is computed again from the checkpoint fits what the run recorded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mwray.config import override
+from mwray.recipes import recipe
+from mwray.records import RecordError, Run
+from mwray.train.loop import train
+from mwray.train.suspects import restored, suspects, write
+from mwray.worker import LocalWorker
+
+SMALL = {"epochs": 6, "optimizer.milestones": [4], "data.num_test": 100, "data.num_validation": 0}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(override(recipe("digits"), SMALL), folder, worker=LocalWorker("cpu"))
+    return folder
+
+
+def test_every_sample_once_and_wrong_labels_ahead(run):
+    session = restored(run, "cpu")
+    found = suspects(session)
+    train_set = session.splits.train
+    assert sorted(found.index.tolist()) == sorted(train_set.index.tolist())
+    np.testing.assert_array_equal(found.index, train_set.index.numpy()[found.position])
+    np.testing.assert_array_equal(found.wrong, (train_set.observed != train_set.true).numpy()[found.position])
+    assert (np.diff(found.weight) >= 0).all()
+    wrong = int(found.wrong.sum())
+    assert found.wrong[:wrong].mean() > 0.8  # 36 % by chance
+
+
+def test_the_restored_network_is_the_one_that_was_tested(run):
+    session = restored(run, "cpu")
+    batch = next(iter(session.test.in_order(1000)))
+    accuracy = (session.method.predict(batch.x).argmax(1) == batch.y).float().mean().item()
+    assert accuracy == pytest.approx(Run(run).summary()["test.last"], abs=1e-6)
+
+
+def test_files_lie_in_the_run_s_folder_and_the_run_is_left_as_it_was(run):
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    said = write(run, device="cpu")
+    assert "by weight" in said and "have a wrong label" in said
+    assert {path.name for path in (run / "suspects").iterdir()} == {
+        "suspects.parquet",
+        "suspects.csv",
+        "suspects.png",
+        "ranking.png",
+    }
+    assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+def test_a_method_without_weights_is_ranked_by_loss(tmp_path):
+    values = SMALL | {"method.name": "base", "epochs": 1, "optimizer.milestones": []}
+    train(override(recipe("digits"), values), tmp_path, worker=LocalWorker("cpu"))
+    found = suspects(restored(tmp_path, "cpu"))
+    assert found.weight is None and (np.diff(found.loss) <= 0).all()
+
+
+def test_no_run_and_no_checkpoint(tmp_path, run):
+    with pytest.raises(RecordError, match="is .* the folder of a run"):
+        write(tmp_path)
+    (tmp_path / "experiment.json").write_text((run / "experiment.json").read_text())
+    with pytest.raises(RecordError, match="no whole checkpoint"):
+        write(tmp_path)
