@@ -1,0 +1,82 @@
+"""A weight net carried from one recipe to another, without Ray: who is trained on what, and the table of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mwray.config import leaves
+from mwray.methods.learned_weight_net import LearnedWeightNet
+from mwray.models.weight_net import WeightNet
+from mwray.records import Run
+from mwray.reports.cells import find
+from mwray.studies.carry import carry, rescaled
+from mwray.train.loop import train
+from mwray.transfer import load
+from mwray.worker import LocalWorker
+
+SHORT = {"epochs": 2, "data.num_train": 300, "data.num_test": 100}
+
+
+def here(trainings):
+    for one in trainings:
+        train(one.experiment, one.folder, worker=LocalWorker("cpu"))
+    return 0
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("transfer")
+    outcome = carry("digits", "digits-flip", root, here, seeds=1, methods=["base"], values=SHORT)
+    assert outcome.failed == 0
+    assert "MW-Net transferred" in outcome.text and "test accuracy at the last epoch" in outcome.text
+    return root
+
+
+def test_the_target_has_the_net_of_the_source_and_no_meta_images(root):
+    entries = {entry.cell.row: entry for entry in find(root)}
+    assert set(entries) == {"base", "MW-Net transferred"}
+    frozen = entries["MW-Net transferred"].run.experiment()
+    (path,) = (root / "weight-nets").iterdir()
+    learned = load(path)
+    assert frozen["method"]["parameters"] == learned.parameters.tolist()
+    assert (frozen["data"]["num_meta"], frozen["data"]["bias"]["noise"], frozen["seed"]) == (0, "flip2", 0)
+    assert learned.source["seed"] == 1000  # one data set: another split and noise
+    assert learned.source["data"]["bias"]["noise"] == "uniform"
+    assert entries["base"].run.experiment()["data"]["num_meta"] == 100
+
+
+def test_what_is_done_is_not_done_again_and_the_trajectory_is_another_row(root):
+    trained = []
+
+    def count(trainings):
+        trained.extend(one for one in trainings if Run(one.folder).state != "done")
+        return here(trainings)
+
+    carry("digits", "digits-flip", root, count, seeds=1, methods=["base"], values=SHORT, use="trajectory", scaled=True)
+    (only,) = trained
+    values = leaves(only.experiment)
+    assert (values["method.use"], values["method.parameters"]) == ("trajectory", None)
+    assert only.cells[0].row == "MW-Net transferred, trajectory, losses scaled"
+
+
+def test_a_source_that_failed_leaves_its_seed_out(tmp_path):
+    outcome = carry(
+        "digits", "digits-flip", tmp_path, lambda trainings: len(trainings), seeds=2, methods=[], values=SHORT
+    )
+    assert outcome.failed == 4  # two sources, and the two that could not be begun
+
+
+def test_scaled_losses_are_the_same_function_of_the_scaled_loss():
+    torch.manual_seed(0)
+    net = WeightNet("1-5-3-1")
+    vector = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+    learned = LearnedWeightNet("1-5-3-1", vector, (0.5, 8.0), vector[None].repeat(2, 1))
+    scaled = rescaled(learned, 0.5)
+    losses = torch.linspace(0, 9, 50)
+    torch.testing.assert_close(scaled.build()(losses), learned.build()(0.5 * losses))
+    torch.testing.assert_close(scaled.build(0.9)(losses), learned.build(0.9)(0.5 * losses))
+    assert scaled.loss_range == (1.0, 16.0)
+    assert torch.equal(learned.parameters, vector)
+    with pytest.raises(ValueError, match="a positive factor"):
+        rescaled(learned, 0.0)
