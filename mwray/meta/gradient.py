@@ -37,7 +37,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 def meta_gradient(
     model: nn.Module, parameters: Mapping[str, Tensor], meta: Pair, criterion: Criterion, worker: Worker
 ) -> tuple[Tensor, list[Tensor]]:
-    """Mean loss [] of the clean batch `meta` at `parameters`, and its gradient there, averaged over workers.
+    """Mean loss [] of the clean batch `meta` at `parameters`, and its gradient there, both averaged over workers.
 
     Batch norm uses the batch's own statistics, as in training; running statistics stay as they are. The parameters of
     `model` that are not named keep their values. Gradients come in the order of `parameters`; one that the loss does
@@ -48,7 +48,8 @@ def meta_gradient(
     outputs = torch.func.functional_call(model, {**buffers, **leaves}, (meta[0],))
     loss = criterion(outputs, meta[1]).mean()
     slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return loss.detach(), worker.average(slopes)
+    mean_loss, *mean_slopes = worker.average([loss.detach(), *slopes])
+    return mean_loss, mean_slopes
 
 
 def inner_products(recording: Recording, losses: Tensor, direction: Mapping[str, Tensor]) -> Tensor:

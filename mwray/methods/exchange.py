@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mwray.worker import Worker
@@ -25,14 +24,3 @@ def total(values: Tensor, worker: Worker) -> Tensor:
     """Sum over workers of each one's `values`, any shape (floating point)."""
     (mean,) = worker.average([values])
     return mean * worker.size
-
-
-def merge(buffer: Tensor, worker: Worker) -> Tensor:
-    """A per-sample buffer as all workers together filled it; NaN marks what nobody has seen.
-
-    What several workers have seen becomes the mean of theirs.
-    """
-    if worker.size == 1:
-        return buffer
-    value, count = worker.average([buffer.nan_to_num(0.0), (~buffer.isnan()).to(buffer.dtype)])
-    return torch.where(count > 0, value / count, torch.nan)

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from mwray.seeding import key
 
-STEPS = 1000
+STEPS = 400
 BATCH = 1024
-LR = 0.01
+LR = 0.02
 """Ours: the authors' recurrent mentor takes 30,000 steps of Adam at 0.1, falling by 0.9 every 1,000. This one has three
 inputs, and its loss stands still after some hundred steps (seen on digits)."""
 

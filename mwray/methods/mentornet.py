@@ -13,7 +13,7 @@ from mwray.data.loader import Batch
 from mwray.meta.gradient import cross_entropy
 from mwray.methods.base import Method, Setup, Step
 from mwray.methods.classifier import Classifier
-from mwray.methods.exchange import gather, merge
+from mwray.methods.exchange import gather, total
 from mwray.methods.mentor import MentorNetwork, Predefined, fit
 from mwray.methods.phases import Phases
 from mwray.methods.settings import MentorNetSettings
@@ -99,7 +99,7 @@ class MentorNet(Method):
         """Agree on running statistics and on what was seen of the clean images."""
         self.classifier.agree()
         if not self.teaching:
-            self.seen[epoch] = merge(self.seen[epoch], self.setup.worker)
+            self.seen[epoch] = total(self.seen[epoch], self.setup.worker)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits [B, C]."""
@@ -152,8 +152,8 @@ class MentorNet(Method):
         labels = wrong_labels(setup.splits, settings.wrong_share, settings.wrong_labels, setup.seed)
         self.labels = labels.to(setup.worker.device)
         self.right = (labels == setup.splits.meta.true).float().to(setup.worker.device)
-        shape = (self.phases.first, len(labels), 2)  # loss and distance of each clean image in each epoch
-        self.seen = torch.full(shape, torch.nan, device=setup.worker.device)
+        # Of each clean image in each epoch: sums of its losses and distances, and how often it was met.
+        self.seen = torch.zeros(self.phases.first, len(labels), 3, device=setup.worker.device)
 
     def _watched_step(self, batch: Batch, meta: Batch) -> Step:
         logits, clean_logits = both_forward(self.classifier, batch, meta)
@@ -161,7 +161,7 @@ class MentorNet(Method):
         clean_losses = cross_entropy(clean_logits, self.labels[meta.index])
         self._distances(losses.detach())
         seen = clean_losses.detach()
-        self.seen[self.epoch, meta.index] = torch.stack([seen, seen - self.threshold], 1)
+        self.seen[self.epoch, meta.index] += torch.stack([seen, seen - self.threshold, torch.ones_like(seen)], 1)
         self.classifier.descend(union_mean(self.setup, losses, clean_losses))
         return Step(logits.detach(), losses.detach(), None, {"meta_loss": seen.mean()})
 
@@ -184,7 +184,8 @@ class MentorNet(Method):
     def _teach_mentor(self) -> None:
         assert self.phases is not None
         progress = torch.tensor([self.phases.progress(e) for e in range(self.phases.first)], device=self.seen.device)
-        samples = torch.cat([self.seen, progress[:, None, None].expand(-1, self.seen.shape[1], 1)], 2).flatten(0, 1)
+        sums, count = self.seen[:, :, :2], self.seen[:, :, 2:]
+        samples = torch.cat([sums / count, progress[:, None, None].expand_as(count)], 2).flatten(0, 1)
         right = self.right.repeat(self.phases.first)
-        met = ~samples.isnan().any(1)
+        met = count.flatten() > 0
         self.mentor_accuracy = fit(self.mentor, samples[met], right[met], self.setup.seed)

@@ -115,7 +115,7 @@ def test_data_driven_phases():
     method = started(settings, setup)
     assert (method.needs_meta, method.curve()) == (True, None)
     run(method, setup, 2)
-    assert bool(method.seen.isfinite().all())
+    assert bool((method.seen[:, :, 2] == 4).all())  # every clean image was met in each step of both epochs
     losses = F.cross_entropy(method.predict(meta_batch(setup).x), method.labels, reduction="none")
     wrong = method.right == 0
     assert losses[wrong].mean() > losses[~wrong].mean()
