@@ -16,7 +16,7 @@ from mwray.reports.cells import Cell, find
 from mwray.reports.published import TRANSFERRED
 from mwray.reports.tables import tables
 from mwray.reports.text import to_markdown
-from mwray.studies.plan import SOURCE_SEED, Training, folder_name, prepare, with_values
+from mwray.studies.plan import SOURCE_SEED, Training, folder_name, prepare, variant, with_values
 from mwray.studies.run import Train
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def carry(
     rivals = {name: with_values(_method(recipe(target), name), values) for name in methods}
     shift = SOURCE_SEED if learner.data.source == recipe(target).data.source else 0
     table, bias = f"{source} to {target}", target
-    place = {"table": table, "preset": "transfer", "dataset": recipe(target).data.source, "bias": bias}
+    place = {"table": table, "preset": variant("transfer", values), "dataset": recipe(target).data.source, "bias": bias}
     sources = [_training(root, replace(learner, seed=seed + shift)) for seed in range(seeds)]
     beside = [
         _training(root, replace(experiment, seed=seed), Cell(row=name, seed=seed, **place))
