@@ -20,7 +20,7 @@ def last_linear(network: nn.Module, num_classes: int) -> nn.Linear:
     if not layers or layers[-1].out_features != num_classes:
         raise ConfigError(
             f"model.name: this method needs a network that ends in an nn.Linear with {num_classes} outputs, and "
-            f"{type(network).__name__} has no such layer; any network of mwray.models.MODELS would do"
+            f"{type(network).__name__} has no such layer; any network of mwray.models.registry.MODELS would do"
         )
     return layers[-1]
 
