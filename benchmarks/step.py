@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks import peers
 from benchmarks.contenders import CONTENDERS, Contender, Task
-from benchmarks.timing import interleaved, peak_bytes, quartiles, surroundings
+from benchmarks.timing import interleaved, keep_freed_memory, peak_bytes, quartiles, surroundings
 
 REFERENCE, BASE = "double backward", "plain training"
 
@@ -36,6 +36,8 @@ def main() -> None:
     logging.disable(logging.INFO)  # Betty tells of its problems at length
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.keep_freed_memory:
+        keep_freed_memory()
     torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     report = {"settings": vars(options) | {"out": str(options.out)}, "where": surroundings(options.device)}
@@ -151,6 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="bf16: by autocast")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--keep-freed-memory", action="store_true", help="glibc keeps memory, for all contenders alike")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as PyTorch chooses)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these contenders beside plain training")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of step.json and step.png")
