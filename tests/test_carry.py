@@ -10,9 +10,12 @@ from mwray.methods.learned_weight_net import LearnedWeightNet
 from mwray.models.weight_net import WeightNet
 from mwray.records import Run
 from mwray.reports.cells import find
+from mwray.reports.published import TRANSFERRED
 from mwray.studies.carry import carry, rescaled
+from mwray.studies.plan import plan
+from mwray.studies.run import run
 from mwray.train.loop import train
-from mwray.transfer import load
+from mwray.transfer import from_run, load
 from mwray.worker import LocalWorker
 
 SHORT = {"epochs": 2, "data.num_train": 300, "data.num_test": 100}
@@ -80,3 +83,14 @@ def test_scaled_losses_are_the_same_function_of_the_scaled_loss():
     assert torch.equal(learned.parameters, vector)
     with pytest.raises(ValueError, match="a positive factor"):
         rescaled(learned, 0.0)
+
+
+def test_table_6_takes_the_nets_of_its_sources(tmp_path):
+    values = SHORT | {"epochs": 1}
+    found = plan("6", "digits", tmp_path, seeds=1, rows=[TRANSFERRED], columns=["uniform 40"], values=values)
+    assert run(found, here) == 0
+    (entry,) = find(tmp_path)
+    (source,) = found.trainings
+    learned = from_run(source.folder)
+    assert entry.run.experiment()["method"]["parameters"] == learned.parameters.tolist()
+    assert entry.run.state == "done"

@@ -97,7 +97,7 @@ class Table:
     def caption(self) -> str:
         """What the numbers are and by which rule they were taken."""
         seeds = sorted({cell.ours.n for cell in self.cells.values() if cell.ours})
-        counts = "no finished run yet" if not seeds else f"{seeds[0]} to {seeds[-1]} seeds a cell"
+        counts = "no finished run has it" if not seeds else f"{seeds[0]} to {seeds[-1]} seeds a cell"
         if len(seeds) == 1:
             counts = f"{seeds[0]} seed{'s' if seeds[0] > 1 else ''} a cell"
         return (
