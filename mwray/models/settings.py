@@ -10,7 +10,7 @@ class Model:
     """Which network is trained."""
 
     name: str = "resnet32"
-    """A name of `mwray.models.MODELS`, or "package.module:factory" with factory(num_classes, shape) -> nn.Module."""
+    """A name of `mwray.models.registry.MODELS`, or "package.module:factory" with factory(num_classes, shape) -> nn.Module."""
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
