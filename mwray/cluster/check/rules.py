@@ -108,7 +108,7 @@ def worker_command(document: Document, prepared: Mapping[str, Any]) -> Iterator[
     """Ray on a worker joins the head."""
     place, command = _start(document, prepared, "worker_start_ray_commands")
     if "$RAY_HEAD_IP" not in command:
-        yield document.mistake(place, "no `ray start --address=$RAY_HEAD_IP:6379`: workers would not join")
+        yield document.mistake(place, "does not name $RAY_HEAD_IP: workers would not join the head")
 
 
 def node_types(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -171,5 +171,5 @@ def commands(document: Document) -> Iterator[tuple[Place, str]]:
 def _start(document: Document, prepared: Mapping[str, Any], key: str) -> tuple[Place, str]:
     """The commands that start Ray, as one text, and the place of the one with `ray start` in it."""
     given = prepared.get(key) or []
-    index = next((i for i, command in enumerate(given) if "ray start" in command), 0)
+    index = next((i for i, command in enumerate(given) if re.search(r"\bray start\b|join\.sh", command)), 0)
     return ((key, index) if key in document.data else ("provider", "type")), "\n".join(given)

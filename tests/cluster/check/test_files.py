@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from mwray.cluster.check.command import check, main
 from mwray.cluster.check.document import ClusterFileError, load
 from mwray.cluster.check.pins import pins
-from tests.cluster.check.shipped import AWS, CLUSTERS, EVERY, LAUNCHED, filled, line_of, spoilt
+from tests.cluster.check.shipped import AWS, CLUSTERS, EVERY, LAUNCHED, ROOT, filled, line_of, spoilt
 
 FILL_IN = re.compile(r"FILL_IN_\w+")
 name = pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
@@ -49,6 +49,17 @@ def test_versions_outside_python_follow_the_constraints():
     version = pins()["ray"]
     assert f"FROM rayproject/ray:{version}-py311" in (CLUSTERS / "Dockerfile").read_text()
     assert f"ray{version}" in (CLUSTERS / "Dockerfile").read_text()
+
+
+def test_the_guide_names_what_is_there():
+    guide = (ROOT / "docs/clusters.md").read_text()
+    for path in re.findall(r"(?:launch|docs)/[\w./-]+\w", guide):
+        assert (ROOT / path).exists(), path
+    for path, requirement in ((AWS, "boto3"), (CLUSTERS / "gcp.yaml", "google-api-python-client")):
+        (installed,) = re.findall(rf"install.sh ({requirement}==\S+)", path.read_text())
+        assert installed in guide
+    for name in re.findall(r"FILL_IN_\w+", guide):
+        assert any(name in path.read_text() for path in EVERY), name
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -114,7 +125,7 @@ AWS_MISTAKES = {
     ),
     "token left out": ('  "~/.ray/auth_token": ~/.ray/auth_token\n', "", "file_mounts:", "no token travels"),
     "authentication off": (
-        "ulimit -n 65536; ray start --head",
+        "ulimit -n $(ulimit -Hn); ray start --head",
         "export RAY_AUTH_MODE=disabled; ray start --head",
         "setup_commands:",
         "anybody",

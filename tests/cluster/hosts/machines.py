@@ -1,0 +1,223 @@
+"""Machines that are none: namespaces of this one, each with an address, a host name, processes and a home of its own.
+
+They share its file system - so one folder can be storage that all of them mount - and nothing else. The first machine
+is the switch as well: its network namespace holds the bridge. Nothing outlives the process that made them: each dies
+with its parent, and takes its network and its mounts along.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NETWORK = "10.77.0"
+TOOLS = {"sshd": "openssh-server", "ip": "iproute2", "unshare": "util-linux", "rsync": "rsync", "setpriv": "util-linux"}
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+STARTED = 60.0
+"""Seconds until a machine answers, at most."""
+
+# What a machine runs first, in its own namespaces; sshd stays as their process 1. $1 is its folder.
+INIT = """
+mount --make-rprivate /
+hostname "$(cat "$1/name")"
+ip link set lo up
+mkdir -p /run/sshd /tmp/ray
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/hosts" /etc/hosts
+mount --bind "$1/ray" /tmp/ray
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /mnt && mkdir /mnt/mwray && mount --bind "$2" /mnt/mwray
+exec "$3" -D -e -f "$1/sshd_config"
+"""
+
+
+def missing() -> str | None:
+    """Why there can be no machines here; None: there can."""
+    if os.geteuid() != 0:
+        return "making hosts out of namespaces needs root"
+    absent = [package for tool, package in TOOLS.items() if shutil.which(tool, path=SEARCHED) is None]
+    if absent:
+        return f"apt-get install {' '.join(sorted(set(absent)))}"
+    tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, check=False)
+    return None if tried.returncode == 0 else f"namespaces are not allowed here: {tried.stderr.decode().strip()}"
+
+
+@dataclass
+class Machine:
+    """One machine. `run` is like sitting at it; ssh from another one works as well."""
+
+    name: str
+    address: str
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    _outer: subprocess.Popen[bytes] | None = None
+
+    @property
+    def home(self) -> Path:
+        """Its root user's home, which other machines do not use."""
+        return self.folder / "home"
+
+    @property
+    def pid(self) -> int:
+        """Of its process 1, as this machine counts."""
+        assert self._outer is not None
+        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children")
+        return int(children.read_text().split()[0])
+
+    def run(self, command: str, *, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a shell command there, in this process's folder; both outputs come back as one text."""
+        variables = {"HOME": str(self.home), "PATH": f"{sys.prefix}/bin:{SEARCHED}", "LANG": "C.UTF-8"}
+        done = subprocess.run(
+            [
+                "nsenter",
+                f"--target={self.pid}",
+                "--net",
+                "--pid",
+                "--mount",
+                "--uts",
+                "--ipc",
+                "env",
+                "--ignore-environment",
+            ]
+            + [f"{key}={value}" for key, value in {**variables, **self.environment}.items()]
+            + ["bash", "-c", f"cd {os.getcwd()} && {command}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{self.name}$ {command}\n{done.stdout}"
+        return done
+
+    def processes(self) -> list[str]:
+        """Command lines of all its processes but sshd."""
+        own = os.readlink(f"/proc/{self.pid}/ns/pid")
+        return [command for pid in os.listdir("/proc") if pid.isdigit() and (command := _command(pid, own))]
+
+    def start(self, shared: Path) -> None:
+        """Boot it, without a network."""
+        sshd = shutil.which("sshd", path=SEARCHED)
+        assert sshd is not None
+        spaces = ["--net", "--uts", "--ipc", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
+        with (self.folder / "log").open("ab") as log:
+            self._outer = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "bash", "-ec", INIT, "init"]
+                + [str(self.folder), str(shared), sshd],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(lambda: "listening on" in (self.folder / "log").read_text(), STARTED, f"{self.name} to start")
+
+    def stop(self) -> None:
+        """Pull the plug."""
+        if self._outer is not None:
+            with suppress(OSError, IndexError):  # first process 1, and with it all others: so that each is waited for
+                os.kill(self.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._outer.wait(STARTED)
+            self._outer.kill()
+            self._outer.wait()
+            self._outer = None
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Return as soon as `condition()` holds.
+
+    Raises:
+        TimeoutError: it did not within `seconds`.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:g} s for {what}")
+        time.sleep(0.2)
+
+
+@contextmanager
+def machines(names: Sequence[str]) -> Iterator[dict[str, Machine]]:
+    """Machines with these names on one network, each reachable from each by ssh as root; gone at the end of the `with`.
+
+    Their folder `/mnt/mwray` is one and the same; `shared(machine)` is where it lies for us.
+    """
+    base = Path(tempfile.mkdtemp(prefix="mwray-hosts-", dir="/var/tmp"))
+    made = {name: Machine(name, f"{NETWORK}.{10 + number}", base / name) for number, name in enumerate(names)}
+    try:
+        _prepare(base, list(made.values()))
+        for machine in made.values():
+            machine.start(base / "shared")
+        _connect(list(made.values()))
+        yield made
+    finally:
+        for machine in made.values():
+            machine.stop()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def shared(machine: Machine) -> Path:
+    """The folder that all machines see as /mnt/mwray."""
+    return machine.folder.parent / "shared"
+
+
+def _prepare(base: Path, made: Sequence[Machine]) -> None:
+    """Files of each machine: home, users, names of the others, one key that opens all."""
+    (base / "shared").mkdir()
+    for key in ("user", "host"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(base / key)], check=True)
+    hosts = "".join(f"{machine.address} {machine.name}\n" for machine in made)
+    users = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
+    for machine in made:
+        for folder in ("home/.ssh", "ray"):
+            (machine.folder / folder).mkdir(parents=True)
+        (machine.folder / "name").write_text(machine.name)
+        (machine.folder / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
+        root = f"root:x:0:0:root:{machine.home}:/bin/bash"
+        (machine.folder / "passwd").write_text("\n".join([root, *users]) + "\n")
+        (machine.folder / "sshd_config").write_text(
+            f"HostKey {base}/host\nAuthorizedKeysFile {base}/user.pub\nPidFile none\nUsePAM no\nStrictModes no\n"
+            "PasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\nMaxSessions 100\n"
+        )
+
+
+def _connect(made: Sequence[Machine]) -> None:
+    """A cable from each machine to the bridge, which lives in the first one's network namespace."""
+    switch = made[0]
+    _ip(switch, "link add switch type bridge")
+    _ip(switch, "link set switch up")
+    _ip(switch, f"address add {switch.address}/24 dev switch")
+    for number, machine in enumerate(made[1:]):
+        _ip(switch, f"link add port{number} type veth peer name eth0 netns {machine.pid}")
+        _ip(switch, f"link set port{number} master switch up")
+        _ip(machine, f"address add {machine.address}/24 dev eth0")
+        _ip(machine, "link set eth0 up")
+    for machine in made[1:]:
+        answers = f"exec 3<>/dev/tcp/{machine.address}/22"
+        wait_for(lambda at=answers: switch.run(at, check=False).returncode == 0, STARTED, f"{machine.name} to answer")
+
+
+def _ip(machine: Machine, command: str) -> None:
+    """Run iproute2 in the machine's network and our process namespace, by whose numbers it finds the other machine."""
+    words = ["nsenter", f"--target={machine.pid}", "--net", "ip", *command.split()]
+    subprocess.run(words, check=True, env={**os.environ, "PATH": SEARCHED})
+
+
+def _command(pid: str, namespace: str) -> str | None:
+    """Command line of a process of that namespace, unless it is sshd or gone."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/pid") != namespace:
+            return None
+        text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return None
+    return None if "sshd" in text.split(" ")[0] else text or None
