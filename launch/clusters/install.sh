@@ -9,7 +9,7 @@ set -euo pipefail
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=${MWRAY_VENV:-$HOME/venv}
 stamp=$HOME/.mwray-installed
-uv_version=0.13.8 # installs several files at once: some 5 GB with CUDA, in one to two minutes where pip takes three to five
+uv_version=0.13.8 # fetches and unpacks several files at once; torch with CUDA is some 5 GB, and pip takes one after another
 python=3.11       # the one that constraints.txt was tested with; Ray refuses hosts whose minor versions differ
 
 install_with_uv() {
