@@ -98,3 +98,11 @@ def test_reports_and_plans_load_without_torch(module):
 def test_a_table_over_ray(tmp_path):
     assert typed(*TABLE3, "--folder", str(tmp_path)) == 0
     assert len(list(tmp_path.glob("*/*/done"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "column"), [("1", "imbalance 10"), ("2", "60"), ("5", "flip 40"), ("6", "flip 40")])
+def test_every_row_of_a_study_trains(tmp_path, here, table, column):
+    values = ["--seeds", "1", "--set", "epochs=2", "--set", "data.num_test=100"]
+    assert typed("tables", "--table", table, "--columns", column, *values, "--folder", str(tmp_path)) == 0
+    assert "| - |" not in next((tmp_path / "report").glob(f"table-{table}-*.md")).read_text()

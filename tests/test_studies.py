@@ -70,6 +70,8 @@ def test_a_stretched_schedule_drops_as_far_through():
     assert stretch(start, 3).optimizer.milestones == (2,)
     assert stretch(start, 1).optimizer.milestones == ()
     assert stretch(start, 40) == start
+    assert cui(stretch(start, 2)).optimizer.milestones == (3,)
+    assert long(stretch(start, 1)).optimizer.milestones == (2,)
 
 
 def test_tables_share_their_runs(tmp_path):

@@ -144,8 +144,14 @@ PRESETS: dict[str, Preset] = {preset.name: preset for preset in (Paper(), Reduce
 
 def stretch(experiment: Experiment, epochs: int) -> Experiment:
     """The same schedule in so many epochs: drops stay as far through the run as they were."""
-    factor = epochs / experiment.epochs
-    # Rounded down, and at least one epoch before the end: the last rate is used for an epoch, however short the run.
-    scaled = [min(int(factor * milestone + 1e-9), epochs - 1) for milestone in experiment.optimizer.milestones]
-    milestones = tuple(sorted({milestone for milestone in scaled if milestone > 0}))
-    return replace(experiment, epochs=epochs, optimizer=replace(experiment.optimizer, milestones=milestones))
+    drops = milestones(epochs, *(milestone / experiment.epochs for milestone in experiment.optimizer.milestones))
+    return replace(experiment, epochs=epochs, optimizer=replace(experiment.optimizer, milestones=drops))
+
+
+def milestones(epochs: int, *shares: float) -> tuple[int, ...]:
+    """The epochs that are these shares of a run, rounded down; in a short run several become one.
+
+    The last is an epoch before the end at least: the last rate is used for an epoch, however short the run.
+    """
+    found = {min(int(share * epochs + 1e-9), epochs - 1) for share in shares}
+    return tuple(sorted(found - {0}))

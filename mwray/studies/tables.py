@@ -13,7 +13,7 @@ from typing import Any
 from mwray.config import override
 from mwray.experiment import Experiment
 from mwray.reports.published import FLIP, IMBALANCE, SHAPES, TABLE5, TRANSFERRED, UNIFORM
-from mwray.studies.presets import Preset, stretch
+from mwray.studies.presets import Preset, milestones, stretch
 
 Schedule = Callable[[Experiment], Experiment]
 
@@ -68,7 +68,7 @@ def two_phases(experiment: Experiment) -> Experiment:
 def long(experiment: Experiment) -> Experiment:
     """L2RW's schedule: three times the epochs, drops after two thirds and five sixths (40,000 and 50,000 of 60,000)."""
     epochs = 3 * experiment.epochs
-    optimizer = replace(experiment.optimizer, milestones=(epochs * 2 // 3, epochs * 5 // 6))
+    optimizer = replace(experiment.optimizer, milestones=milestones(epochs, 2 / 3, 5 / 6))
     return replace(experiment, epochs=epochs, optimizer=optimizer)
 
 
@@ -78,9 +78,7 @@ def cui(experiment: Experiment) -> Experiment:
     Their five epochs of rising learning rate are left out: the schedule here has steps only.
     """
     epochs = 2 * experiment.epochs
-    optimizer = replace(
-        experiment.optimizer, milestones=(epochs * 8 // 10, epochs * 9 // 10), factor=0.01, weight_decay=2e-4
-    )
+    optimizer = replace(experiment.optimizer, milestones=milestones(epochs, 0.8, 0.9), factor=0.01, weight_decay=2e-4)
     data = replace(experiment.data, num_meta=0)
     return replace(experiment, batch_size=128, epochs=epochs, optimizer=optimizer, data=data)
 
