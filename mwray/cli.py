@@ -1,4 +1,4 @@
-"""The verbs: train, tune, compare, fetch, recipes. Whatever is heavy is imported inside the verb that needs it."""
+"""The verbs: train, tune, compare, fetch, recipes; those of studies are in `mwray.cli_reports`. Whatever is heavy is imported inside the verb that needs it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mwray import __version__
+from mwray.cli_reports import add_verbs
 from mwray.config import fingerprint, leaves, override, parse
 from mwray.errors import UserError
 from mwray.experiment import Experiment
@@ -131,9 +132,10 @@ def describe(summary: dict[str, Any]) -> str:
 def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
     from mwray.train.loop import train as train_loop
     from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
+    from mwray.train.sinks.arrays import ArraysSink
     from mwray.worker import LocalWorker
 
-    sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink()]
+    sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink(), ArraysSink()]
     train_loop(
         experiment,
         folder,
@@ -192,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--set", action="append", default=[], metavar="FIELD=VALUE", help="by dotted name; repeatable"
         )
+
+    add_verbs(verbs)
 
     download = verbs.add_parser("fetch", help="download a data set")
     download.add_argument("source", choices=["cifar10", "cifar100", "fashion_mnist"])

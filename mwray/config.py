@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import types
@@ -47,7 +48,7 @@ def read(cls: type[T], data: Mapping[str, Any]) -> T:
     except TypeError as error:
         raise ConfigError(f"{cls.__name__} holds a value that JSON cannot write: {error}") from error
     try:
-        return pydantic.TypeAdapter(cls).validate_json(text)
+        return _adapter(cls).validate_json(text)
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_explain(cls, data, mistake) for mistake in error.errors())) from None
 
@@ -122,6 +123,12 @@ def names(cls: type) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
+    """Building one takes a hundred times what using it takes."""
+    return pydantic.TypeAdapter(cls)
 
 
 def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -138,7 +138,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
-        "command": " ".join(sys.argv),
+        "command": os.environ.get("MWRAY_COMMAND") or " ".join(sys.argv),
     }
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
         # default of 2 s is less than an epoch, and costs a new process.
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "MWRAY_COMMAND": " ".join(sys.argv),  # what a run's environment.json names as its command
     }
     if data := environment.get("MWRAY_DATA"):
         passed["MWRAY_DATA"] = os.pathsep.join(str(Path(part).resolve()) for part in data.split(os.pathsep))

@@ -103,13 +103,13 @@ def _train(experiment: dict[str, Any], folder: str, cpus: int) -> str | None:
     """Run in a worker process; returns what went wrong, or None."""
     import torch
 
+    from mwray.cluster.trial import sinks
     from mwray.config import read
     from mwray.train.loop import train
-    from mwray.train.sinks import PicturesSink, TensorBoardSink
 
     torch.set_num_threads(cpus)
     try:
-        train(read(Experiment, experiment), Path(folder), sinks=[TensorBoardSink(), PicturesSink()])
+        train(read(Experiment, experiment), Path(folder), sinks=sinks())
     except Exception as error:
         logging.getLogger("mwray").exception("training in %s failed", folder)
         return f"{type(error).__name__}: {error}"

@@ -19,6 +19,7 @@ from mwray.experiment import Experiment
 from mwray.records import write_atomically
 from mwray.train.loop import train
 from mwray.train.sinks import PicturesSink, Sink, TensorBoardSink
+from mwray.train.sinks.arrays import ArraysSink
 
 FAILURE = "failure.json"
 """In a run's folder: why it failed, with the whole traceback; gone again when it is started anew."""
@@ -91,7 +92,7 @@ def run_over_workers(config: Mapping[str, str]) -> None:
 
 def sinks() -> Sequence[Sink]:
     """What every training under Ray leaves behind beside its records."""
-    return [TensorBoardSink(), PicturesSink()]
+    return [TensorBoardSink(), PicturesSink(), ArraysSink()]
 
 
 def outcome(job: Job) -> dict[str, Any]:
