@@ -1,4 +1,7 @@
-"""The verbs: train, tune, compare, fetch, recipes; those of studies are in `mwray.cli_reports`. Whatever is heavy is imported inside the verb that needs it."""
+"""The verbs: train, tune, compare, fetch, recipes; `mwray.cli_reports` adds those of studies.
+
+Whatever is heavy is imported inside the verb that needs it.
+"""
 
 from __future__ import annotations
 

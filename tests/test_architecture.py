@@ -28,7 +28,20 @@ ALLOWED = {
     "space": {"config", "experiment", "recipes"},
     "reports": {"config", "records"},
     "transfer": {"config", "records", "methods", "models", "train", "data", "experiment"},
-    "studies": {"transfer", "train", "config", "experiment", "recipes", "records", "reports", "methods", "meta", "data", "models", "optim"},
+    "studies": {
+        "transfer",
+        "train",
+        "config",
+        "experiment",
+        "recipes",
+        "records",
+        "reports",
+        "methods",
+        "meta",
+        "data",
+        "models",
+        "optim",
+    },
     "train": {"config", "seeding", "worker", "records", "data", "models", "methods", "experiment", "reports"},
 }
 

@@ -10,7 +10,10 @@ class Model:
     """Which network is trained."""
 
     name: str = "resnet32"
-    """A name of `mwray.models.registry.MODELS`, or "package.module:factory" with factory(num_classes, shape) -> nn.Module."""
+    """A name of `mwray.models.registry.MODELS`, or "package.module:factory".
+
+    A factory takes (num_classes, shape), shape being (channels, height, width), and returns an `nn.Module`.
+    """
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
