@@ -97,7 +97,9 @@ def without_kernel_locks(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("host", "pid", "free"), [(None, 2**22 + 1, True), (None, os.getpid(), False), ("far", 1, False)]
+    ("host", "pid", "free"),
+    [(None, 2**22 + 1, True), (None, os.getpid(), False), ("far", 1, False)],
+    ids=["dead", "alive", "elsewhere"],
 )
 def test_without_kernel_locks_a_dead_driver_of_this_host_is_followed(tmp_path, monkeypatch, host, pid, free):
     without_kernel_locks(monkeypatch)
