@@ -1,6 +1,6 @@
 """The on-premises cluster file, proven: `ray up`, a search over three hosts, a stranger turned away, `ray down`.
 
-`make test-cluster`; some six minutes on two cores. The tests build on one another, in their order here.
+`make test-cluster`; six to fifteen minutes on two cores. The tests build on one another, in their order here.
 """
 
 from __future__ import annotations
@@ -102,7 +102,6 @@ def test_nothing_is_left_after_ray_down(cluster: Cluster):
     cluster.ray("down", "--yes")
     busy = [*HOSTS, "laptop"]  # ssh's shared connection ends by itself after ten seconds
     wait_for(lambda: not any(cluster.machines[name].processes() for name in busy), GONE, "the last process to end")
-    assert (cluster.shared / "search/leaderboard.json").exists(), "the results outlive the cluster"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
