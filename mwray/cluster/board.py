@@ -16,7 +16,7 @@ LABELS = {
     "method.weight_net.lr": "weight-net lr",
 }
 """Headings of the usual fields; others go by the last part of their name."""
-OVER = ("finished", "stopped early", "failed")
+OVER = ("finished", "pruned", "failed")
 
 
 class Board:

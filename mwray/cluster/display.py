@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,10 +19,12 @@ from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.trial import FAILURE
 from mwray.train.checkpoint import files as checkpoints
 
-COLORS = {"running": "cyan", "finished": "green", "stopped early": "yellow", "failed": "red", "waiting": "dim"}
-ORDER_LIVE = {"running": 0, "failed": 1, "waiting": 2, "finished": 3, "stopped early": 4}
+COLORS = {"running": "cyan", "finished": "green", "pruned": "yellow", "failed": "red", "waiting": "dim"}
+ORDER_LIVE = {"running": 0, "failed": 1, "waiting": 2, "finished": 3, "pruned": 4}
 """Which rows stay in sight where there are more than lines."""
 REFRESH = 4  # a second
+ROOMY = 100
+"""Columns from which on a table has lines and wider gaps."""
 
 
 class Display(Protocol):
@@ -128,9 +131,7 @@ class LiveTable:
 
     def render(self) -> Group:
         """The table and the bar under it."""
-        table = Table(box=None, pad_edge=False)
-        for name in ("trial", "state", *map(heading, self.names), "epoch", "validation", "time"):
-            table.add_column(name, justify="left" if name in ("trial", "state") else "right", no_wrap=True)
+        table = _table(self.console, ("trial", "state", *map(heading, self.names), "epoch", "validation", "time"))
         rows = sorted(self.board.rows.values(), key=lambda row: (ORDER_LIVE[row.state], row.number or 0))
         room = max(4, self.console.height - 6)
         for row in sorted(rows[:room], key=lambda row: -1 if row.number is None else row.number):
@@ -163,29 +164,39 @@ def make(console: Console, shown: bool) -> Display:
 
 def report(result: SearchResult, console: Console) -> None:
     """The end of a search: the leaderboard, where things are, and how to look at them."""
-    table = Table(title="Leaderboard, by clean validation accuracy; the test set ranks nothing", title_justify="left")
-    names = ("trial", *map(heading, result.names), "validation", "test, last epoch", "seconds", "state")
-    for name in names:
-        table.add_column(name, justify="right" if name != "state" else "left", no_wrap=True)
-    for row in result.rows:
-        table.add_row(*_line(row, result.names))
-    if result.base is not None:
-        table.add_section()
-        table.add_row(*_line(result.base, result.names))
+    console.print("Leaderboard, by clean validation accuracy; the test set ranks nothing", highlight=False)
+    rows = [*result.rows, *([result.base] if result.base else [])]
+    names = ["trial", *map(heading, result.names), "validation", "test, last epoch", "seconds"]
+    states = any(row.state != "finished" for row in rows)
+    table = _table(console, [*names, "state"] if states else names)
+    for row in rows:
+        if row.number is None:
+            table.add_section()
+        table.add_row(*_line(row, result.names), *([row.state] if states else []))
     console.print(table)
     for text in _where(result):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _table(console: Console, headings: Sequence[str]) -> Table:
+    """An empty table; on a terminal of 80 columns the usual fields just fit when nothing is spent on lines."""
+    wide = console.width >= ROOMY
+    table = Table(box=box.SIMPLE_HEAD if wide else None, pad_edge=False, collapse_padding=not wide)
+    for text in headings:
+        left = text in ("trial", "state")
+        table.add_column(text.replace(" ", "\n"), justify="left" if left else "right", no_wrap=True, vertical="bottom")
+    return table
+
+
 def _line(row: Row, names: Sequence[str]) -> list[str]:
     fields = [plain(row.values.get(name)) for name in names]
-    return [row.label, *fields, percent(row.validation), percent(row.test), f"{row.seconds:.0f}", row.state]
+    return [row.label, *fields, percent(row.validation), percent(row.test), f"{row.seconds:.0f}"]
 
 
 def _where(result: SearchResult) -> list[str]:
     lines = []
     failed = [row for row in result.rows if row.state == "failed"]
-    lines += [f"{_who(row)} failed: {row.reason} (traceback: {row.folder / FAILURE})" for row in failed]
+    lines += [f"{_who(row)} failed: {row.reason}{_traceback(row)}" for row in failed]
     if result.best is not None:
         folder = result.best.folder
         lines.append(f"Best: trial {result.best.label}, in {folder}")
@@ -199,3 +210,9 @@ def _where(result: SearchResult) -> list[str]:
 
 def _who(row: Row) -> str:
     return "BaseModel" if row.number is None else f"trial {row.number}"
+
+
+def _traceback(row: Row) -> str:
+    """Where the whole of it is; a trial whose process died could not write one."""
+    path = row.folder / FAILURE
+    return f" (traceback: {path})" if path.exists() else ""

@@ -19,8 +19,8 @@ from mwray.space import Space
 
 ALWAYS = ("method.weight_net.shape", "data.num_meta", "optimizer.lr", "method.weight_net.lr")
 """Fields that are shown even where they are not searched: what a reader of the paper looks for."""
-ORDER = {"finished": 0, "stopped early": 1, "running": 2, "waiting": 3, "failed": 4}
-STATES = {"complete": "finished", "pruned": "stopped early", "failed": "failed", "running": "waiting"}
+ORDER = {"finished": 0, "pruned": 1, "running": 2, "waiting": 3, "failed": 4}
+STATES = {"complete": "finished", "pruned": "pruned", "failed": "failed", "running": "waiting"}
 """What the study calls a trial, and what a reader is told; one that nobody works on yet waits."""
 
 

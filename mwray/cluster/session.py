@@ -117,7 +117,7 @@ class Session:
             self._fail(trial_id, row, str(result["reason"]))
         elif row.number in self._pruned:
             self.study.prune(row.number)
-            self._close(trial_id, state="stopped early")
+            self._close(trial_id, state="pruned")
         else:  # still open in the study: the next session trains it to its end
             self._close(trial_id, state="waiting")
 
