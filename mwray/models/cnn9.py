@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mwray.config import ConfigError
+
 SMALLEST = 28  # two poolings by 2, then three convolutions without padding: 28 / 4 - 6 = 1 pixel is left
 
 
@@ -24,7 +26,7 @@ class CNN9(nn.Module):
         """
         super().__init__()
         if min(shape[1:]) < SMALLEST:
-            raise ValueError(
+            raise ConfigError(
                 f"model.name: 'cnn9' needs images of at least {SMALLEST}x{SMALLEST} pixels, and these have "
                 f"{shape[1]}x{shape[2]}; use 'small' or a ResNet"
             )

@@ -154,7 +154,7 @@ def test_records_hold_what_was_promised(tmp_path):
     assert summary["test.best"] == max(r["test.accuracy"] for r in records)
     assert summary["dropped_per_epoch"] == 0
     started = json.loads((tmp_path / "a" / "environment.json").read_text())[0]
-    assert (started["num_train"], started["num_meta"], started["num_validation"]) == (400, 100, 200)
+    assert (started["num_train"], started["num_meta"], started["num_validation"]) == (400, 100, 190)
 
 
 def test_the_classifier_starts_from_the_same_weights_under_every_method(tmp_path):
