@@ -48,7 +48,8 @@ def read(cls: type[T], data: Mapping[str, Any]) -> T:
     except TypeError as error:
         raise ConfigError(f"{cls.__name__} holds a value that JSON cannot write: {error}") from error
     try:
-        return _adapter(cls).validate_json(text)
+        checked: T = _adapter(cls).validate_json(text)
+        return checked
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_explain(cls, data, mistake) for mistake in error.errors())) from None
 
@@ -126,7 +127,7 @@ def names(cls: type) -> list[str]:
 
 
 @functools.cache
-def _adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     """Building one takes a hundred times what using it takes."""
     return pydantic.TypeAdapter(cls)
 
