@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import hashlib
 import json
 import types
@@ -21,6 +20,7 @@ import pydantic
 from mwray.errors import UserError
 
 T = TypeVar("T")
+_adapters: dict[type, pydantic.TypeAdapter[Any]] = {}
 
 tagged = pydantic.Discriminator("name")
 """Marks a union of setting classes that are told apart by their field `name`: `Annotated[A | B, tagged]`."""
@@ -48,8 +48,7 @@ def read(cls: type[T], data: Mapping[str, Any]) -> T:
     except TypeError as error:
         raise ConfigError(f"{cls.__name__} holds a value that JSON cannot write: {error}") from error
     try:
-        checked: T = _adapter(cls).validate_json(text)
-        return checked
+        return _adapter(cls).validate_json(text)
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_explain(cls, data, mistake) for mistake in error.errors())) from None
 
@@ -126,10 +125,11 @@ def names(cls: type) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
-    """Building one takes a hundred times what using it takes."""
-    return pydantic.TypeAdapter(cls)
+def _adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
+    """Building one takes a hundred times what using it takes, so each class keeps its own."""
+    if cls not in _adapters:
+        _adapters[cls] = pydantic.TypeAdapter(cls)
+    return _adapters[cls]
 
 
 def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
