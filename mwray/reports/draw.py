@@ -150,6 +150,36 @@ def confusion(counts: NDArray[Any], class_names: Sequence[str]) -> Figure:
     return figure
 
 
+@styled
+def transitions(matrices: Mapping[str, NDArray[Any]], class_names: Sequence[str]) -> Figure:
+    """Transition matrices side by side: what a method estimated, and what the labels show.
+
+    Args:
+        matrices: by title, each [C, C]: share of observed classes (columns) given the true class (rows).
+        class_names: C names.
+
+    Raises:
+        ValueError: the sizes do not fit.
+    """
+    size = len(class_names)
+    wrong = [title for title, matrix in matrices.items() if matrix.shape != (size, size)]
+    if wrong or not matrices:
+        raise ValueError(f"transition matrices {wrong or '(none)'} do not fit {size} class names")
+    figure = Figure(figsize=(3.5 * len(matrices) + 0.6, 3.5), layout="constrained")
+    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for axes, (title, matrix) in zip(panels, matrices.items(), strict=True):
+        axes.grid(False)
+        image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xlabel="observed class", ylabel="true class", title=title)
+        _name_classes(axes, class_names)
+        if size <= 20:
+            _write_rates(axes, matrix)
+    bar = figure.colorbar(image, ax=panels, shrink=0.9, pad=0.02, format=PercentFormatter(1, 0))
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    return figure
+
+
 ACCURACIES = {
     "test.accuracy": ("test", BLUE, "-"),
     "validation.accuracy": ("validation", GREEN, "-"),

@@ -1,4 +1,4 @@
-"""Pictures of a run as files in its folder: weights.png, confusion.png and curves.png."""
+"""Pictures of a run as files in its folder: weights, confusion, curves, and transition where a method found one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,15 @@ class PicturesSink:
             draw.save(draw.weights(curves, samples), folder / "weights.png")
         if "confusion" in arrays:
             draw.save(draw.confusion(arrays["confusion"], self.run.class_names), folder / "confusion.png")
+        if matrices := transitions_of(arrays):
+            draw.save(draw.transitions(matrices, self.run.class_names), folder / "transition.png")
         draw.save(draw.training(self.history.columns()), folder / "curves.png")
+
+
+def transitions_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The transition matrices that a method found, by the title that they are drawn under; {} where there are none."""
+    prefix = "method.transition_"
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def samples_of(arrays: Mapping[str, np.ndarray]) -> Samples | None:

@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from mwray.reports import draw
 from mwray.reports.picture_data import Curves
 from mwray.train.sinks.base import RunInfo
-from mwray.train.sinks.pictures import EVERY, Pace, samples_of
+from mwray.train.sinks.pictures import EVERY, Pace, samples_of, transitions_of
 
 TAGS = {
     "test.accuracy": "accuracy/test",
@@ -107,6 +107,9 @@ class TensorBoardSink:
             self._picture("weights/histogram", draw.weight_histogram(samples), epoch)
         if "confusion" in arrays:
             self._picture("confusion/test", draw.confusion(arrays["confusion"], self.run.class_names), epoch)
+
+        if matrices := transitions_of(arrays):
+            self._picture("transition", draw.transitions(matrices, self.run.class_names), epoch)
 
     def _picture(self, name: str, figure: Figure, epoch: int) -> None:
         assert self.writer is not None
