@@ -40,17 +40,18 @@ def run(method: Method, setup: Setup, epochs: int, first: int = 0) -> Method:
 
 def ends(build: Callable[[Setup], Method], size: int, epochs: int, **options) -> list[torch.Tensor]:
     """Parameters in the end of each of `size` workers that train one method together."""
-    lock = threading.Lock()  # the workers are threads here, and initial weights come from the process's one generator
+    lock = threading.RLock()  # the workers are threads here, and initial weights come from the process's one generator
 
     def work(worker):
         setup = make_setup(worker=worker, epochs=epochs, **options)
         make_model = setup.make_model
 
         def one_at_a_time(name: str) -> torch.nn.Module:
-            with lock:
+            with lock:  # a second phase may start from the beginning
                 return make_model(name)
 
-        setup = replace(setup, make_model=one_at_a_time)
-        return parameters(run(build(setup), setup, epochs).classifier.network)
+        with lock:
+            method = build(replace(setup, make_model=one_at_a_time))
+        return parameters(run(method, setup, epochs).classifier.network)
 
     return together(size, work)
