@@ -64,7 +64,9 @@ def tune(options: argparse.Namespace) -> int:
     space = load(Path(options.space), options.set)
     from mwray.cluster.search import search
 
-    folder = Path(options.folder or Path("runs/search") / space.name).resolve()
+    # A space that was changed on the command line is another search: it gets a folder of its own.
+    changed = f"-{fingerprint(space.base)}" if options.set else ""
+    folder = Path(options.folder or Path("runs/search") / f"{space.name}{changed}").resolve()
     result = search(
         space,
         folder,
@@ -74,6 +76,8 @@ def tune(options: argparse.Namespace) -> int:
         gpus_per_trial=options.gpus_per_trial,
         workers_per_trial=options.workers_per_trial,
     )
+    if result.interrupted:
+        return 130
     return 0 if result.finished else 1
 
 
