@@ -10,8 +10,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mwray import __version__
 from mwray.cli_reports import add_verbs
@@ -20,6 +21,9 @@ from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
 from mwray.records import Run
+
+if TYPE_CHECKING:
+    from mwray.worker import Worker
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 
@@ -53,7 +57,8 @@ def train(options: argparse.Namespace) -> int:
         print(f"Finished already:\n{describe(finished)}")
     else:
         _train_here(experiment, folder, options)
-    print(f"Records, checkpoint and pictures: {folder}")
+    if os.environ.get("RANK", "0") == "0":  # one of several processes is enough to say so
+        print(f"Records, checkpoint and pictures: {folder}")
     return 0
 
 
@@ -137,19 +142,19 @@ def describe(summary: dict[str, Any]) -> str:
 
 
 def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
+    from mwray.process_group import ProcessGroupWorker
     from mwray.train.loop import train as train_loop
     from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
     from mwray.train.sinks.arrays import ArraysSink
     from mwray.worker import LocalWorker
 
     sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink(), ArraysSink()]
-    train_loop(
-        experiment,
-        folder,
-        worker=LocalWorker(options.device),
-        sinks=sinks,
-        checkpoint_every=options.checkpoint_every,
-    )
+    with ExitStack() as stack:
+        worker: Worker = LocalWorker(options.device)
+        if ProcessGroupWorker.launched():  # by torchrun or the like: only rank 0 writes and speaks
+            worker = group = ProcessGroupWorker(options.device)
+            stack.callback(group.close)
+        train_loop(experiment, folder, worker=worker, sinks=sinks, checkpoint_every=options.checkpoint_every)
 
 
 def _experiment(options: argparse.Namespace) -> Experiment:

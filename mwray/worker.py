@@ -1,6 +1,7 @@
 """What the training loop may know of the process it runs in: rank, size, device, averages, reports.
 
-`LocalWorker` is the laptop; `mwray.cluster.worker` puts Ray Train or Ray Tune behind the same six members.
+`LocalWorker` is the laptop, `mwray.process_group` any group of processes, and `mwray.cluster.worker` puts Ray Train or
+Ray Tune behind the same members.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Worker(Protocol):
     def resume(self) -> Path | None:
         """A checkpoint that the starter holds for this run, or None."""
 
+    def exchanged(self) -> Mapping[str, float]:
+        """What `average` cost since this was last asked: "calls", "bytes" and "seconds"; empty for one worker."""
+
 
 class LocalWorker:
     """A single process with nobody to report to."""
@@ -48,3 +52,7 @@ class LocalWorker:
     def resume(self) -> Path | None:
         """Return None: the run's own folder is the only place to resume from."""
         return None
+
+    def exchanged(self) -> Mapping[str, float]:
+        """Return nothing: one process exchanges nothing."""
+        return {}

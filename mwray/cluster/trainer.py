@@ -14,10 +14,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mwray.cluster.connect import allot, check_shared, connected, nodes
 from mwray.cluster.follow import following
 from mwray.cluster.trial import FAILURE, Job, clear_failure, failure_of, note_failure, sinks
-from mwray.cluster.worker import PeerLost, TrainWorker
+from mwray.cluster.worker import TrainWorker
 from mwray.config import ConfigError
 from mwray.errors import UserError
 from mwray.experiment import Experiment
+from mwray.process_group import PeerLost
 from mwray.records import Run
 from mwray.train.loop import train
 

@@ -11,14 +11,10 @@ from typing import Any
 import ray.train
 import ray.tune
 import torch
-import torch.distributed
 from torch import Tensor
 
+from mwray.process_group import Exchange
 from mwray.records import Run
-
-
-class PeerLost(ConnectionError):
-    """Another worker of this run has died: no fault of this one's, and worth another start."""
 
 
 def progress(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +42,10 @@ class TuneWorker:
         """Return None: the run's own folder is where to resume from."""
         return None
 
+    def exchanged(self) -> Mapping[str, float]:
+        """Return nothing: one process exchanges nothing."""
+        return {}
+
 
 class TrainWorker:
     """One of the processes of a Ray Train run; to be made inside its training function."""
@@ -55,6 +55,7 @@ class TrainWorker:
         self.rank: int = context.get_world_rank()
         self.size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
+        self._exchange = Exchange(self.rank, self.size, self.device)
         self._held = _download(ray.train.get_checkpoint())
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -63,17 +64,11 @@ class TrainWorker:
         Raises:
             PeerLost: another worker is gone.
         """
-        means: list[Tensor] = list(tensors)
-        if self.size == 1:
-            return means
-        for dtype in dict.fromkeys(t.dtype for t in tensors):
-            places = [place for place, t in enumerate(tensors) if t.dtype == dtype]
-            flat = torch.cat([tensors[place].detach().reshape(-1) for place in places])
-            self._sum(flat)
-            parts = flat.div_(self.size).split([tensors[place].numel() for place in places])
-            for place, part in zip(places, parts, strict=True):
-                means[place] = part.view(tensors[place].shape)
-        return means
+        return self._exchange.average(tensors)
+
+    def exchanged(self) -> Mapping[str, float]:
+        """Calls, bytes and seconds of exchange since the last time this was asked."""
+        return self._exchange.take()
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Tell Ray Train, with rank 0's checkpoint; waits for all workers."""
@@ -103,12 +98,6 @@ class TrainWorker:
             ray.train.report(progress(records[-1]))
         else:
             ray.train.report({"epoch": 0})
-
-    def _sum(self, flat: Tensor) -> None:
-        try:
-            torch.distributed.all_reduce(flat)
-        except RuntimeError as error:  # gloo and NCCL raise it, or a subclass, when a peer's connection breaks
-            raise PeerLost(f"rank {self.rank}: an exchange with the other workers failed: {error}") from error
 
 
 def _download(checkpoint: Any) -> Path | None:

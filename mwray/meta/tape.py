@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mwray.meta import rules_layers, rules_linear
+from mwray.meta import rules_exchange, rules_layers, rules_linear
 from mwray.meta.rules import OVERWRITE_SAFE, RULES, Call, Push, Unsupported, dual_numbers
 
-assert rules_layers and rules_linear  # imported for the rules they register
+assert rules_exchange and rules_layers and rules_linear  # imported for the rules they register
 
 Sources = dict[str, Any]
 """By argument name its slot (an int), or for an argument that is a list of tensors a list of slots and None."""
@@ -79,7 +79,7 @@ class Tape(TorchDispatchMode):
         self._settle()
         operation = _operation(func)
         arguments = operation.bind(args, kwargs)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not operation.ours:
             return func(*args, **kwargs)  # autograd sees nothing of it: what is overwritten keeps its history
         sources = self._sources(arguments)
         if sources and not self.failure:
@@ -210,6 +210,11 @@ class Operation:
     defaults: dict[str, Any]
     written: list[str]
     in_place: bool
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of this package: PyTorch runs those with gradients off, inside their own autograd node."""
+        return bool(self.func.namespace == "mwray")
 
     def bind(self, args: Any, kwargs: Any) -> dict[str, Any]:
         """All arguments by name, in the schema's order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mwray.config import ConfigError, config
 
 
@@ -14,6 +16,9 @@ class Model:
 
     A factory takes (num_classes, shape), shape being (channels, height, width), and returns an `nn.Module`.
     """
+    batch_norm: Literal["local", "synchronized"] = "local"
+    """Over several workers: each normalises its own share of a batch, or all of them the whole batch together, which
+    makes them equal one process at the cost of an exchange per layer and pass. One worker knows no difference."""
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

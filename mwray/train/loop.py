@@ -19,6 +19,7 @@ from mwray.experiment import Experiment
 from mwray.methods import registry
 from mwray.methods.base import Method, Setup
 from mwray.models.registry import build as build_model
+from mwray.models.sync_batch_norm import synchronized
 from mwray.records import Run, environment
 from mwray.seeding import key, rng
 from mwray.train import checkpoint
@@ -149,8 +150,8 @@ class Session:
     def _make_model(self, name: str) -> torch.nn.Module:
         """Initial weights depend on seed and name alone: they are drawn on the CPU, then moved."""
         torch.manual_seed(key(self.experiment.seed, "network", name))
-        model = build_model(self.experiment.model, self.splits.num_classes, self.splits.shape)
-        return model.to(self.worker.device)
+        model = build_model(self.experiment.model, self.splits.num_classes, self.splits.shape).to(self.worker.device)
+        return synchronized(model, self.worker) if self.experiment.model.batch_norm == "synchronized" else model
 
     def _resume(self) -> int:
         """Restore the newest state; returns the number of finished epochs."""
@@ -215,6 +216,7 @@ class Session:
         found, more = self.method.findings()
         values |= {f"method.{name}": value for name, value in found.items()}
         arrays |= {f"method.{name}": value.float().cpu().numpy() for name, value in more.items()}
+        values |= {f"exchange.{name}_per_step": n / self.steps for name, n in self.worker.exchanged().items()}
         measured = {"lr": self.experiment.optimizer.learning_rate(epoch), **values, **self._evaluate(arrays)}
         return {"epoch": epoch + 1, **measured, "seconds": seconds, "images_per_second": speed}, arrays
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mwray.cluster import worker as workers
+from mwray import process_group
 from mwray.cluster.follow import following, line
 from mwray.cluster.search import search
 from mwray.cluster.trainer import TrainingFailed, fit
-from mwray.cluster.worker import PeerLost, TrainWorker
 from mwray.config import override
+from mwray.process_group import Exchange, PeerLost
 from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.train import checkpoint
@@ -25,9 +25,8 @@ from tests.cluster.test_search import small
 
 
 def worker_of(size, monkeypatch, other=None, fails=False):
-    """A worker outside Ray, whose only peer holds the tensors `other`."""
-    made = object.__new__(TrainWorker)
-    made.rank, made.size = 0, size
+    """An exchange whose only peer holds the tensors `other`."""
+    made = Exchange(0, size, torch.device("cpu"))
     exchanged = []
 
     def all_reduce(flat):
@@ -36,7 +35,7 @@ def worker_of(size, monkeypatch, other=None, fails=False):
         exchanged.append(flat.dtype)
         flat += torch.cat([t.reshape(-1) for t in other if t.dtype == flat.dtype])
 
-    monkeypatch.setattr(workers.torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(process_group.dist, "all_reduce", all_reduce)
     return made, exchanged
 
 

@@ -1,0 +1,137 @@
+"""Several processes that train one model: what they exchange, what that costs, and a worker that needs no Ray.
+
+torchrun --nproc-per-node 4 launch/train.py cifar10-flip
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others in one exchange: the first of them may still be reading data."""
+
+
+class PeerLost(ConnectionError):
+    """Another worker of this run has died: no fault of this one's, and worth another start."""
+
+
+class Exchange:
+    """Means over the processes of the default group of `torch.distributed`, and a count of what they cost.
+
+    Tensors travel as one flat buffer for each type of number, so an exchange costs one latency, whatever the network.
+    Time is the host's; on a GPU, where calls return before they are carried out, it is that of events in the stream.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        self.rank, self.size, self.device = rank, size, device
+        self.calls, self.bytes, self.seconds = 0, 0, 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Mean over workers of each tensor.
+
+        Raises:
+            PeerLost: another worker is gone.
+        """
+        means: list[Tensor] = list(tensors)
+        if self.size == 1:
+            return means
+        for dtype in dict.fromkeys(t.dtype for t in tensors):
+            places = [place for place, t in enumerate(tensors) if t.dtype == dtype]
+            flat = torch.cat([tensors[place].detach().reshape(-1) for place in places])
+            self._sum(flat)
+            parts = flat.div_(self.size).split([tensors[place].numel() for place in places])
+            for place, part in zip(places, parts, strict=True):
+                means[place] = part.view(tensors[place].shape)
+        return means
+
+    def take(self) -> dict[str, float]:
+        """Calls, bytes (of this worker's own buffers) and seconds since the last time this was asked."""
+        if self._events:
+            torch.cuda.synchronize(self.device)
+            self.seconds += sum(begun.elapsed_time(ended) for begun, ended in self._events) / 1000
+            self._events.clear()
+        found = {"calls": float(self.calls), "bytes": float(self.bytes), "seconds": self.seconds}
+        self.calls, self.bytes, self.seconds = 0, 0, 0.0
+        return found
+
+    def _sum(self, flat: Tensor) -> None:
+        self.calls += 1
+        self.bytes += flat.numel() * flat.element_size()
+        timed = self.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+        if timed:
+            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begun.record()
+        started = time.perf_counter()
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:  # gloo and NCCL raise it, or a subclass, when a peer's connection breaks
+            raise PeerLost(f"rank {self.rank}: an exchange with the other workers failed: {error}") from error
+        if timed:
+            ended.record()
+            self._events.append((begun, ended))
+        else:
+            self.seconds += time.perf_counter() - started
+
+
+class ProcessGroupWorker:
+    """One of the processes that a launcher such as torchrun started, named by RANK, WORLD_SIZE and MASTER_ADDR.
+
+    Gradients go by NCCL where every process has a GPU of its own, else by gloo.
+    """
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        """Join the group that the environment describes; waits until all have come.
+
+        Args:
+            device: default: the GPU of this process's number on its machine, or the CPU where there are fewer GPUs
+                than processes.
+        """
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.device = torch.device(device) if device else _own_device()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=PATIENCE)
+        self._exchange = Exchange(self.rank, self.size, self.device)
+
+    @staticmethod
+    def launched() -> bool:
+        """Whether this process is one of several that a launcher started."""
+        return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Mean over workers of each tensor, as `Exchange.average`."""
+        return self._exchange.average(tensors)
+
+    def exchanged(self) -> dict[str, float]:
+        """Calls, bytes and seconds of exchange since the last time this was asked."""
+        return self._exchange.take()
+
+    def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Do nothing: rank 0's sinks tell the world."""
+
+    def resume(self) -> Path | None:
+        """Return None: the run's own folder, which all processes see, is the only place to resume from."""
+        return None
+
+    def close(self) -> None:
+        """Leave the group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _own_device() -> torch.device:
+    """GPUs where there are enough of them on this machine, else CPUs for all: a mixture would exchange nothing."""
+    place = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if torch.cuda.is_available() and torch.cuda.device_count() >= here:
+        torch.cuda.set_device(place)
+        return torch.device("cuda", place)
+    return torch.device("cpu")

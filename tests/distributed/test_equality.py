@@ -1,0 +1,96 @@
+"""W workers are one process: over gloo, through the whole loop, for 50 steps in float32 (slow)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mwray.config import override
+from mwray.experiment import Experiment
+from mwray.recipes import recipe
+from mwray.records import Run
+from mwray.train import checkpoint
+from mwray.train.loop import train
+from mwray.worker import LocalWorker, Worker
+from tests.distributed.groups import processes
+
+STEPS = 50
+NETWORKS = "tests.distributed.networks"
+CASES: dict[str, dict[str, Any]] = {
+    "base": {"method.name": "base"},
+    # Clipping is a kink, and the sum of what is left may be small: at rate 0.1 rounding grows to some 1e-5.
+    "l2rw": {"method.name": "l2rw", "optimizer.lr": 0.01},
+    "normalized": {"method.name": "mwnet"},
+    "mean": {"method.name": "mwnet", "method.meta.weight_map": "mean"},
+    "detached": {"method.name": "mwnet", "method.meta.weight_map": "detached"},
+    "through": {"method.name": "mwnet", "method.meta.input": "through"},
+}
+
+
+def experiment(case: str, network: str, **values: Any) -> Experiment:
+    """Five steps an epoch."""
+    fixed = {
+        "epochs": STEPS // 5,
+        "batch_size": 48,
+        "meta_batch_size": 48,
+        "optimizer.milestones": [],
+        "data.num_train": 240,
+        "data.num_meta": 48,
+        "data.num_validation": 0,
+        "data.num_test": 100,
+        "model.name": f"{NETWORKS}:{network}",
+    }
+    return override(recipe("digits"), fixed | CASES[case] | values)
+
+
+def train_all(worker: Worker, folder: Path) -> None:
+    """Every case with batch norm of each worker's own, and over all of them."""
+    for case in CASES:
+        for kind in ("local", "synchronized"):
+            train(experiment(case, "smooth", **{"model.batch_norm": kind}), folder / kind / case, worker=worker)
+
+
+def network(folder: Path) -> dict[str, torch.Tensor]:
+    state = checkpoint.latest(folder)["method"]
+    return state.get("classifier", state)["network"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_many_workers_equal_one_process_to_a_millionth_after_50_steps(size, tmp_path):
+    processes(size, train_all, tmp_path)
+    for case in CASES:
+        references = {
+            "local": experiment(case, f"sharded{size}"),  # one process that normalises each share by itself
+            "synchronized": experiment(case, "smooth"),  # one process at the full batch
+        }
+        for kind, reference in references.items():
+            train(reference, tmp_path / "one" / kind / case, worker=LocalWorker("cpu"))
+            one, many = network(tmp_path / "one" / kind / case), network(tmp_path / kind / case)
+            for name, value in one.items():
+                difference = (many[name].double() - value.double()).abs().max().item()
+                assert difference <= 1e-6, (case, kind, name, difference)
+
+
+def two_epochs(worker: Worker, folder: Path) -> None:
+    train(experiment("normalized", "smooth", epochs=2), folder, worker=worker)
+
+
+@pytest.mark.slow
+def test_the_cost_of_the_exchange_is_in_the_records(tmp_path):
+    processes(2, two_epochs, tmp_path)
+    parameters = sum(v.numel() for n, v in network(tmp_path).items() if not n.endswith(("mean", "var", "tracked")))
+    for record in Run(tmp_path).records():
+        # Three gradients of the network's size, the weight net's 301, and a few sums; the epoch's end adds a little.
+        least = 4 * (3 * parameters + 301)
+        assert least < record["exchange.bytes_per_step"] < 1.5 * least + 4 * 3 * 240
+        assert record["exchange.calls_per_step"] >= 5
+        assert record["exchange.seconds_per_step"] > 0
+
+
+def test_one_process_exchanges_nothing_and_says_nothing_of_it(tmp_path):
+    train(experiment("base", "smooth", epochs=1), tmp_path, worker=LocalWorker("cpu"))
+    assert not any(name.startswith("exchange") for name in Run(tmp_path).records()[0])
