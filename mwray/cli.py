@@ -1,4 +1,4 @@
-"""The verbs: train, tune, compare, fetch, recipes; `mwray.cli_reports` adds those of studies.
+"""The verbs: train, tune, compare, fetch, recipes; `mwray.cli_studies` and `mwray.cli_reports` add theirs.
 
 Whatever is heavy is imported inside the verb that needs it.
 """
@@ -14,8 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mwray import __version__
-from mwray.cli_reports import add_verbs
+from mwray import __version__, cli_reports, cli_studies
 from mwray.config import fingerprint, leaves, override, parse
 from mwray.errors import UserError
 from mwray.experiment import Experiment
@@ -207,7 +206,8 @@ def _parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="FIELD=VALUE", help="by dotted name; repeatable"
         )
 
-    add_verbs(verbs)
+    cli_studies.add_verbs(verbs)
+    cli_reports.add_verbs(verbs)
 
     download = verbs.add_parser("fetch", help="download a data set")
     download.add_argument("source", choices=["cifar10", "cifar100", "fashion_mnist"])

@@ -88,7 +88,7 @@ def test_scaled_losses_are_the_same_function_of_the_scaled_loss():
 def test_table_6_takes_the_nets_of_its_sources(tmp_path):
     values = SHORT | {"epochs": 1}
     found = plan("6", "digits", tmp_path, seeds=1, rows=[TRANSFERRED], columns=["uniform 40"], values=values)
-    assert run(found, here) == 0
+    assert run([found], here) == 0
     (entry,) = find(tmp_path)
     (source,) = found.trainings
     learned = from_run(source.folder)

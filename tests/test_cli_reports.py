@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mwray import cli_reports
+from mwray import cli_reports, cli_studies
 from mwray.config import ConfigError
 from mwray.records import Run
 from mwray.train.loop import train
@@ -20,7 +20,9 @@ TABLE3 = ["tables", "--table", "3", "--rows", "BaseModel,MW-Net", "--columns", "
 
 def typed(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    cli_reports.add_verbs(parser.add_subparsers(required=True))
+    verbs = parser.add_subparsers(required=True)
+    cli_studies.add_verbs(verbs)
+    cli_reports.add_verbs(verbs)
     options = parser.parse_args(arguments)
     return options.verb(options)
 
@@ -30,14 +32,14 @@ def here(monkeypatch):
     """Train in this process, and note what was not finished already."""
     missing = []
 
-    def run(trainings, options):
+    def run(trainings, options, outlook=None):
         for one in trainings:
             if Run(one.folder).state != "done":
                 missing.append(one.folder.name)
                 train(one.experiment, one.folder, worker=LocalWorker("cpu"))
         return 0
 
-    monkeypatch.setattr(cli_reports, "_train", run)
+    monkeypatch.setattr(cli_studies, "_train", run)
     return missing
 
 
@@ -88,7 +90,9 @@ def test_transfer_prints_its_table(tmp_path, here, capsys):
     assert "| MW-Net transferred | " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", ["mwray.cli_reports", "mwray.reports.report", "mwray.studies.plan"])
+@pytest.mark.parametrize(
+    "module", ["mwray.cli_studies", "mwray.cli_reports", "mwray.reports.report", "mwray.studies.plan"]
+)
 def test_reports_and_plans_load_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

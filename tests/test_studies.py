@@ -11,7 +11,6 @@ from mwray.recipes import digits, paper
 from mwray.records import Run
 from mwray.reports.cells import find
 from mwray.reports.published import IMBALANCE, TABLES, TRANSFERRED
-from mwray.studies.estimate import estimate
 from mwray.studies.plan import Plan, folder_name, plan, prepare, variant
 from mwray.studies.presets import PRESETS, Bias, stretch
 from mwray.studies.run import run
@@ -139,21 +138,10 @@ def test_a_bias_that_is_none_is_refused(text):
         Bias.of(text)
 
 
-def finish(training, seconds=10.0):
+def finish(training):
     record = Run(training.folder)
     record.start(to_dict(training.experiment), {}, 0)
-    record.finish({"test.last": 0.9, "epochs": training.experiment.epochs, "seconds": seconds})
-
-
-def test_the_time_left_is_judged_by_what_has_finished(tmp_path):
-    found = plan("3", "digits", tmp_path, seeds=3, rows=["BaseModel"], columns=["40"])
-    assert estimate(found.trainings, found.root) is None
-    finish(found.trainings[0], seconds=10.0)
-    assert estimate(found.trainings, found.root) == pytest.approx(20.0)
-    started = Run(found.trainings[1].folder)
-    started.start(to_dict(found.trainings[1].experiment), {}, 0)
-    started.append({"epoch": 1})
-    assert estimate(found.trainings, found.root) == pytest.approx(20.0 - 10.0 / 40)
+    record.finish({"test.last": 0.9, "epochs": training.experiment.epochs, "seconds": 10.0})
 
 
 def test_a_study_goes_on_from_what_is_there_and_counts_failures(tmp_path):
@@ -165,8 +153,8 @@ def test_a_study_goes_on_from_what_is_there_and_counts_failures(tmp_path):
         finish(trainings[0])
         return 1
 
-    assert run(found, train) == 1
-    assert run(found, train) == 1
+    assert run([found], train) == 1
+    assert run([found], train) == 1
     assert [len(missing) for missing in seen] == [2, 1]
     assert json.loads(next(found.trainings[0].folder.glob("cell-*.json")).read_text())["row"] == "BaseModel"
 
@@ -176,7 +164,7 @@ def test_a_weight_net_waits_for_its_source_and_is_part_of_the_fingerprint(tmp_pa
     (pending,) = found.pending
     assert found.total == 2
     assert pending.source.experiment.seed == 1000 and pending.source.cells == ()
-    assert run(found, lambda trainings: len(trainings)) == 2  # its source failed, so it could not be begun
+    assert run([found], lambda trainings: len(trainings)) == 2  # its source failed, so it could not be begun
     shape, parameters = "1-2-1", [0.5] * 7
     training = pending.training(shape, parameters)
     values = leaves(training.experiment)

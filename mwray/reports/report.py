@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,14 @@ from mwray.reports.tables import ReportError, Table, tables
 from mwray.reports.text import significance_markdown, to_csv, to_markdown
 
 
-def report(root: Path, out: Path, measure: str = "test.last") -> Path:
+def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str, str] | None = None) -> Path:
     """Write the report of all runs below `root` into `out`; returns the page.
+
+    Args:
+        root: searched through for runs.
+        out: the folder of the report.
+        measure: a key of MEASURES, the rule by which an accuracy is taken.
+        says: of each preset, what a reader of its numbers has to know.
 
     Files: index.html (all of it), tables.md, table-<name>-<preset>.{md,tex,csv} and figures/<preset>/*.png.
 
@@ -32,7 +38,7 @@ def report(root: Path, out: Path, measure: str = "test.last") -> Path:
         raise ReportError(
             f"{root}: no run of a table is in this folder; `python launch/tables.py --table 3` makes some"
         )
-    found = tables(entries, measure)
+    found = tables(entries, measure, says)
     for table in found:
         _write_table(out, table)
     write_atomically(out / "tables.md", "\n".join(map(_markdown, found)).encode())

@@ -116,8 +116,13 @@ class Table:
         return [(row, c) for row in self.rows for c in self.columns if self.cells[row, c].ours is None]
 
 
-def tables(entries: Iterable[Entry], measure: str = "test.last") -> list[Table]:
+def tables(entries: Iterable[Entry], measure: str = "test.last", says: Mapping[str, str] | None = None) -> list[Table]:
     """One table for each (table, preset) among `entries`; unfinished runs are missing, not zero.
+
+    Args:
+        entries: runs and their places.
+        measure: a key of MEASURES.
+        says: what a reader has to know of a preset; "digits+epochs=20" is the preset "digits", changed.
 
     Raises:
         ReportError: `measure` is not one of MEASURES.
@@ -127,10 +132,10 @@ def tables(entries: Iterable[Entry], measure: str = "test.last") -> list[Table]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.cell.table, entry.cell.preset), []).append(entry)
-    return [build(group, measure) for _, group in sorted(groups.items())]
+    return [build(group, measure, says) for _, group in sorted(groups.items())]
 
 
-def build(entries: Sequence[Entry], measure: str) -> Table:
+def build(entries: Sequence[Entry], measure: str, says: Mapping[str, str] | None = None) -> Table:
     """The table that `entries`, all of one table and preset, fill."""
     cell = entries[0].cell
     published = TABLES.get(cell.table)
@@ -151,8 +156,9 @@ def build(entries: Sequence[Entry], measure: str) -> Table:
     title = published.title if published else OWN_TITLES.get(cell.table, "")
     if published and cell.preset != "paper":
         title = f"after the paper's ({title})"
-    note = published.note if published else ""
-    return Table(cell.table, title, cell.preset, measure, rows, columns, cells, note)
+    note = published.note if published and any(one.paper for one in cells.values()) else ""
+    size = (says or {}).get(cell.preset.split("+")[0], "")
+    return Table(cell.table, title, cell.preset, measure, rows, columns, cells, " ".join(filter(None, [size, note])))
 
 
 def _rows(entries: Sequence[Entry], published: PublishedTable | None) -> tuple[str, ...]:

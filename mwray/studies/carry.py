@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mwray.config import ConfigError, fingerprint, override
+from mwray.data.sizes import CLASSES
 from mwray.experiment import Experiment
 from mwray.recipes import recipe
 from mwray.records import Run
@@ -21,8 +22,6 @@ from mwray.studies.run import Train
 
 if TYPE_CHECKING:
     from mwray.methods.learned_weight_net import LearnedWeightNet
-
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "fashion_mnist": 10}
 
 
 @dataclass(frozen=True)

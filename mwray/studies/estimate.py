@@ -1,48 +1,146 @@
-"""How long a study may still take, from how long its finished runs took."""
+"""How long a study may take: by its finished runs where there are some, else by a timed step of each network.
+
+A run's cost is epochs x images x the method's seconds per image, and a third of plain training for every test image (a
+forward is a third of forward and backward). It is a rough guide: the sweep corrects it by the pace that it sees.
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from mwray.config import read
+from mwray.data.settings import Data
+from mwray.data.sizes import evaluated_images, epoch_images
 from mwray.experiment import Experiment
 from mwray.records import Run
-from mwray.studies.plan import Training
+
+Kind = tuple[str, str]
+"""Data set and network."""
+
+COST: Mapping[str, float] = {
+    "base": 1.0,
+    "focal": 1.05,
+    "class-balanced": 1.2,
+    "reed": 1.2,
+    "s-model": 1.4,
+    "self-paced": 1.4,
+    "co-teaching": 2.3,
+    "d2l": 1.5,
+    "forward": 1.6,
+    "fine-tuning": 1.2,
+    "meta-only": 1.1,
+    "glc": 1.3,
+    "mentornet": 1.7,
+    "l2rw": 2.6,
+    "mwnet": 3.3,
+    "frozen": 1.2,
+}
+"""Time of an epoch over plain training's, as measured (RESULTS.md); for methods that have not finished a run yet."""
+UNKNOWN_COST = 2.0
 
 
-def estimate(trainings: Sequence[Training], root: Path) -> float | None:
-    """Seconds of training that are still to be done, one after the other; None while nothing comparable has finished.
+class Forecast:
+    """The time that trainings still take, kept up to date as they finish."""
 
-    An epoch is taken to last as long as the median one of finished runs below `root` on that data set with that
-    network and method, or with that network and any method. Long tails are shorter, so this is a rough guide.
-    """
-    known = _seconds_per_epoch(root)
-    total = 0.0
-    for training in trainings:
-        if Run(training.folder).state == "done":
-            continue
-        source, network, method = _kind(training.experiment)
-        like = known.get((source, network, method)) or [
-            s for k, v in known.items() if k[:2] == (source, network) for s in v
-        ]
-        if not like:
+    def __init__(
+        self,
+        trainings: Mapping[Path, Experiment],
+        others: Iterable[Experiment] = (),
+        *,
+        root: Path,
+        probe: Callable[[Kind, int], float] | None = None,
+    ) -> None:
+        """Look at what has finished.
+
+        Args:
+            trainings: by folder.
+            others: those that have no folder yet, as they wait for a weight net.
+            root: finished runs below it say how fast this machine, or those before it, are.
+            probe: seconds per image of plain training of a kind at a batch size; asked for kinds that have no run.
+        """
+        self.others = list(others)
+        self.waiting = dict(trainings)
+        self.total = len(self.waiting) + len(self.others)
+        self.known: dict[tuple[Kind, str], list[float]] = {}
+        self.probed: dict[Kind, float] = {}
+        self.probe = probe
+        for path in sorted(root.rglob("done")):
+            self.learn(path.parent)
+        for folder in [folder for folder in self.waiting if Run(folder).state == "done"]:
+            del self.waiting[folder]
+
+    @property
+    def done(self) -> int:
+        """Trainings that are finished."""
+        return self.total - len(self.waiting) - len(self.others)
+
+    def begun(self, folder: Path, experiment: Experiment) -> None:
+        """One that had no folder has got it."""
+        if self.others:
+            self.others.pop()
+        self.waiting[folder] = experiment
+
+    def finished(self, folder: Path) -> None:
+        """A training has ended, well or not."""
+        self.waiting.pop(folder, None)
+        self.learn(folder)
+
+    def learn(self, folder: Path) -> None:
+        """Take up how fast a finished run was."""
+        run = Run(folder)
+        summary = run.summary()
+        if summary is None or not summary.get("seconds") or not summary.get("epochs"):
+            return
+        experiment = run.experiment()
+        images = _images(folder, experiment["data"])
+        kind = experiment["data"]["source"], experiment["model"]["name"]
+        if images:
+            speed = summary["seconds"] / summary["epochs"] / images
+            self.known.setdefault((kind, experiment["method"]["name"]), []).append(speed)
+
+    def seconds(self, experiment: Experiment, epochs: int | None = None) -> float | None:
+        """One training of so many epochs (None: its own), or None where nothing is known of its kind."""
+        kind, method = (experiment.data.source, experiment.model.name), experiment.method.name
+        plain = self._plain(kind, experiment.batch_size)
+        if plain is None:
             return None
-        left = training.experiment.epochs - len(Run(training.folder).records())
-        total += max(left, 0) * statistics.median(like)
-    return total
+        own = self.known.get((kind, method))
+        each = statistics.median(own) if own else plain * COST.get(method, UNKNOWN_COST)
+        images = epoch_images(experiment.data) * each + evaluated_images(experiment.data) * plain / 3
+        return images * (experiment.epochs if epochs is None else epochs)
+
+    def left(self) -> float | None:
+        """Seconds of training that are left, one after another; None where nothing is known of one of them."""
+        parts = [self.seconds(e, e.epochs - _epochs(folder)) for folder, e in self.waiting.items()]
+        parts += [self.seconds(experiment) for experiment in self.others]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    def _plain(self, kind: Kind, batch_size: int) -> float | None:
+        """Seconds per image of plain training."""
+        if own := self.known.get((kind, "base")):
+            return statistics.median(own)
+        found = [s / COST.get(name, UNKNOWN_COST) for (k, name), many in self.known.items() if k == kind for s in many]
+        if found:
+            return statistics.median(found)
+        if kind not in self.probed and self.probe is not None:
+            self.probed[kind] = self.probe(kind, batch_size)
+        return self.probed.get(kind)
 
 
-def _seconds_per_epoch(root: Path) -> dict[tuple[str, str, str], list[float]]:
-    known: dict[tuple[str, str, str], list[float]] = {}
-    for path in root.rglob("done"):
-        run = Run(path.parent)
-        summary, settings = run.summary() or {}, run.experiment()
-        key = (settings["data"]["source"], settings["model"]["name"], settings["method"]["name"])
-        if summary.get("epochs"):
-            known.setdefault(key, []).append(summary["seconds"] / summary["epochs"])
-    return known
+def _epochs(folder: Path) -> int:
+    """Finished epochs of a run, without reading them."""
+    path = folder / "records.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _kind(experiment: Experiment) -> tuple[str, str, str]:
-    return experiment.data.source, experiment.model.name, experiment.method.name
+def _images(folder: Path, data: Mapping[str, Any]) -> int:
+    """Training images of a run: as it noted them, else by its settings."""
+    try:
+        return int(json.loads((folder / "environment.json").read_text())[-1]["num_train"])
+    except (OSError, ValueError, LookupError):
+        return epoch_images(read(Data, data))

@@ -1,34 +1,55 @@
-"""Running a plan: first what can start, then what waited for a weight net."""
+"""Running plans: first what can start, then what waited for a weight net."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mwray.records import Run
+from mwray.studies.estimate import Forecast
 from mwray.studies.plan import Plan, Training, prepare
 
 Train = Callable[[Sequence[Training]], int]
 """Trains all that are not finished, each in its folder, and returns how many failed."""
 
 
-def run(plan: Plan, train: Train) -> int:
-    """Train all of `plan`; returns how many trainings failed or could not be begun. Called again, it goes on."""
-    prepare(plan.trainings)
-    failed = train(plan.trainings)
-    if plan.pending:
-        ready = second_part(plan)
-        prepare(ready)
-        failed += train(ready) + len(plan.pending) - len(ready)
-    return failed
+def run(plans: Sequence[Plan], train: Train, forecast: Forecast | None = None) -> int:
+    """Train all of `plans`; returns how many trainings failed or could not be begun. Called again, it goes on.
+
+    Runs that several plans share are trained once.
+    """
+    first = together(plans)
+    prepare([training for plan in plans for training in plan.trainings])
+    failed = train(first)
+    ready = second_part(plans)
+    if forecast is not None:
+        for training in ready:
+            forecast.begun(training.folder, training.experiment)
+    prepare(ready)
+    if ready:
+        failed += train(_distinct(ready))
+    return failed + sum(len(plan.pending) for plan in plans) - len(ready)
 
 
-def second_part(plan: Plan) -> list[Training]:
+def together(plans: Sequence[Plan]) -> list[Training]:
+    """The trainings that can start, each folder once."""
+    return _distinct([training for plan in plans for training in plan.trainings])
+
+
+def second_part(plans: Sequence[Plan]) -> list[Training]:
     """The trainings with a frozen weight net whose source has finished."""
     from mwray.transfer import from_run  # loads torch
 
     ready = []
-    for pending in plan.pending:
+    for pending in [pending for plan in plans for pending in plan.pending]:
         if Run(pending.source.folder).state == "done":
             learned = from_run(pending.source.folder)
             ready.append(pending.training(learned.shape, learned.parameters.tolist()))
     return ready
+
+
+def _distinct(trainings: Sequence[Training]) -> list[Training]:
+    found: dict[Path, Training] = {}
+    for training in trainings:
+        found.setdefault(training.folder, training)
+    return list(found.values())

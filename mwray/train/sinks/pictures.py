@@ -35,8 +35,9 @@ class Pace:
 class PicturesSink:
     """Draws after an epoch, at most every `every` seconds, and once more at the end."""
 
-    def __init__(self, every: float = EVERY) -> None:
-        self.every = every
+    def __init__(self, every: float = EVERY, draw: bool = True) -> None:
+        """Draw at most every `every` seconds; with draw=False keep curves.npz alone, which a report draws from."""
+        self.every, self.draw = every, draw
         self.run: RunInfo | None = None
         self.arrays: Mapping[str, np.ndarray] | None = None  # of the newest epoch, until it is drawn
 
@@ -66,7 +67,7 @@ class PicturesSink:
         self._draw()
 
     def _draw(self) -> None:
-        if self.run is None or self.arrays is None:
+        if self.run is None or self.arrays is None or not self.draw:
             return
         folder, arrays, self.arrays = self.run.folder, self.arrays, None
         samples, curves = samples_of(arrays), self.history.curves()
