@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mwray.config import override, to_dict
-from mwray.data.sizes import CLASSES, SHAPES, TEST_IMAGES, TRAIN_IMAGES, evaluated_images, epoch_images
+from mwray.data.sizes import CLASSES, SHAPES, TEST_IMAGES, TRAIN_IMAGES, epoch_images, evaluated_images
 from mwray.data.sources import load
 from mwray.data.splits import split
 from mwray.recipes import digits, noise

@@ -14,7 +14,7 @@ from typing import Any
 
 from mwray.config import read
 from mwray.data.settings import Data
-from mwray.data.sizes import evaluated_images, epoch_images
+from mwray.data.sizes import epoch_images, evaluated_images
 from mwray.experiment import Experiment
 from mwray.records import Run
 
