@@ -38,7 +38,9 @@ def tables(options: argparse.Namespace) -> int:
 
 
 def transfer(options: argparse.Namespace) -> int:
-    """Learn a weight net on one recipe, carry it to another, and compare there with training without it."""
+    """Learn a weight net on one recipe, carry it to another, and compare there; or take one out of a run."""
+    if options.export:
+        return _export(Path(options.export), Path(options.out or "weight-net.json"))
     from mwray.studies.carry import carry
 
     outcome = carry(
@@ -51,9 +53,23 @@ def transfer(options: argparse.Namespace) -> int:
         scaled=options.losses == "scaled",
         methods=options.methods,
         values=dict(_parsed(text) for text in options.set),
+        file=Path(options.weight_net) if options.weight_net else None,
     )
     print(outcome.text)
     return 1 if outcome.failed else 0
+
+
+def _export(run: Path, out: Path) -> int:
+    """Write the weight net of a run into a file of its own, and say how it is used."""
+    from mwray.transfer import from_run, save
+
+    learned = from_run(run)
+    print(
+        f"Weight net {learned.shape} after {0 if learned.trajectory is None else len(learned.trajectory)} epochs: {save(learned, out)}"
+    )
+    print(f"Use it:  python launch/train.py RECIPE --set method.name=frozen --set method.file={out}")
+    print(f"or, in a loop of your own:  weight_of = mwray.transfer.load({str(out)!r}).build()")
+    return 0
 
 
 def add_verbs(verbs: Any) -> None:
@@ -84,6 +100,9 @@ def add_verbs(verbs: Any) -> None:
         metavar="A,B,..",
         help="to compare with",
     )
+    carried.add_argument("--weight-net", metavar="FILE", help="carry this one; nothing is learned on --source")
+    carried.add_argument("--export", metavar="RUN", help="only write the weight net of this run into --out")
+    carried.add_argument("--out", metavar="FILE", help="for --export (default: weight-net.json)")
     carried.set_defaults(verb=transfer)
 
     add_measure(study)

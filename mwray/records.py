@@ -75,13 +75,19 @@ class Run:
         return records
 
     def summary(self) -> dict[str, Any] | None:
-        """What the finished run came to, or None while it is not finished."""
-        return dict(self._read("done")) if (self.folder / "done").exists() else None
+        """What the finished run came to, or None while it is not finished.
+
+        A folder that lost records to another machine's copy, which was not as far, is not finished: it trains on.
+        """
+        if not (self.folder / "done").exists():
+            return None
+        summary = dict(self._read("done"))
+        return None if 0 < self._lines() < summary.get("epochs", 0) else summary
 
     @property
     def state(self) -> str:
         """Return "done", "started" or "empty"."""
-        if (self.folder / "done").exists():
+        if self.summary() is not None:
             return "done"
         return "started" if (self.folder / "experiment.json").exists() else "empty"
 
@@ -114,6 +120,10 @@ class Run:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         self._write("done", summary)
+
+    def _lines(self) -> int:
+        path = self.folder / "records.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def _write(self, name: str, data: Any) -> None:
         write_atomically(self.folder / name, (json.dumps(data, indent=1) + "\n").encode())

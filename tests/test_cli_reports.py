@@ -65,7 +65,7 @@ def test_merging_two_machines_is_copying_folders(tmp_path, here):
     typed(*TABLE3, "--folder", str(tmp_path / "b"))
     assert len(here) == 2  # nothing was left to train
     lines = next((tmp_path / "b" / "report").glob("table-3-*.md")).read_text()
-    assert "| BaseModel | -" not in lines and "| MW-Net | -" not in lines
+    assert "| BaseModel | missing" not in lines and "| MW-Net | missing" not in lines
 
 
 def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(tmp_path, here, capsys):
@@ -109,4 +109,4 @@ def test_a_table_over_ray(tmp_path):
 def test_every_row_of_a_study_trains(tmp_path, here, table, column):
     values = ["--seeds", "1", "--set", "epochs=2", "--set", "data.num_test=100"]
     assert typed("tables", "--table", table, "--columns", column, *values, "--folder", str(tmp_path)) == 0
-    assert "| - |" not in next((tmp_path / "report").glob(f"table-{table}-*.md")).read_text()
+    assert "| missing |" not in next((tmp_path / "report").glob(f"table-{table}-*.md")).read_text()

@@ -82,6 +82,13 @@ def test_epochs_that_are_done_are_not_left(tmp_path):
     run.start(to_dict(made[tmp_path / "base"]), {}, 0)
     run.append({"epoch": 1})
     assert found.left() == pytest.approx(whole * 39 / 40)
+    assert found.worked() == pytest.approx(whole / 40)
+    for epoch in range(2, 41):
+        run.append({"epoch": epoch})
+    found.finished(tmp_path / "base")
+    assert (found.left(), found.worked()) == (0, pytest.approx(whole))
+    run.append({"epoch": 41})
+    assert forecast(tmp_path, "base", probe=lambda kind, size: 1e-3)[1].worked() == 0  # all of it was there before
 
 
 def test_what_waits_for_a_weight_net_counts_before_it_has_a_folder(tmp_path):

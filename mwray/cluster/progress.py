@@ -33,16 +33,23 @@ class Outlook(Protocol):
     def left(self) -> float | None:
         """Work that is left, in any unit (seconds where there is one to go by), or None where it is not known."""
 
+    def worked(self) -> float | None:
+        """Work that was done since this outlook began, in the same unit and by the same knowledge as `left`."""
+
 
 class Counted:
     """Every training is taken to be as much work as any other."""
 
     def __init__(self, total: int, done: int) -> None:
-        self.total, self.done = total, done
+        self.total, self.done, self.before = total, done, done
 
     def finished(self, folder: Path) -> None:
         """One less."""
         self.done += 1
+
+    def worked(self) -> float:
+        """How many since the start."""
+        return float(self.done - self.before)
 
     def left(self) -> float:
         """How many."""
@@ -52,21 +59,18 @@ class Counted:
 class Pace:
     """From work that is left to time that is left, by the speed seen since the start."""
 
-    def __init__(self, left: float | None, seconds: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with so much left; `seconds` says that this is how long one trainer alone would take for it."""
-        self.first, self.seconds, self.clock = left, seconds, clock
+    def __init__(self, seconds: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin; `seconds` says that work is measured in the seconds that one training alone would take for it."""
+        self.seconds, self.clock = seconds, clock
         self.began, self.ended = clock(), 0
 
-    def eta(self, left: float | None, flying: int) -> float | None:
+    def eta(self, left: float | None, worked: float | None, flying: int) -> float | None:
         """Seconds until all is done, with so many trainings in flight."""
         if left is None:
             return None
-        if self.first is None:
-            self.first = left
-        done, elapsed = self.first - left, self.clock() - self.began
         # The first to end come one for each in flight, after the same time: before that, a pace would be a guess.
-        if done > 0 and self.ended >= max(flying, 1):
-            return left * elapsed / done
+        if worked and self.ended >= max(flying, 1):
+            return left * (self.clock() - self.began) / worked
         return left / max(flying, 1) if self.seconds else None
 
 
@@ -82,7 +86,7 @@ def shown(console: Console, outlook: Outlook) -> Iterator[Callable[[Outcome | No
         console=console,
         disable=not console.is_terminal,
     )
-    pace = Pace(outlook.left(), seconds=not isinstance(outlook, Counted))
+    pace = Pace(seconds=not isinstance(outlook, Counted))
     if outlook.done:
         console.print(f"{outlook.done} of {outlook.total} trainings are finished already")
     with bar:
@@ -94,10 +98,10 @@ def shown(console: Console, outlook: Outlook) -> Iterator[Callable[[Outcome | No
             if outcome is not None:
                 pace.ended += 1
                 outlook.finished(outcome.job.folder)
-            eta = eta_text(pace.eta(outlook.left(), flying))
+            eta = eta_text(pace.eta(outlook.left(), outlook.worked(), flying))
             bar.update(task, completed=outlook.done, eta=eta)
             if outcome is not None:
-                console.print(_line(outcome, outlook, eta))
+                console.print(_line(outcome, outlook, eta), soft_wrap=True)
             elif console.is_terminal or time.monotonic() - spoken < QUIET:
                 return
             else:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
+from mwray.errors import UserError
 from mwray.models.weight_net import WeightNet
 
 FORMAT = "mwray weight net"
 VERSION = 1
 
 
-class WeightNetError(ValueError):
+class WeightNetError(UserError, ValueError):
     """A text that is not a weight net which can be used: says what is wrong with it."""
 
 
@@ -56,6 +57,33 @@ class LearnedWeightNet:
         net = WeightNet(self.shape)
         vector_to_parameters(vector, net.parameters())
         return net.requires_grad_(False)
+
+    def scaled(self, factor: float) -> LearnedWeightNet:
+        """The weight net that gives to a loss what this one gives to `factor` times it.
+
+        The first layer is linear in the loss: its weights, the first of the parameters, take the factor up.
+
+        Raises:
+            WeightNetError: `factor` is not positive.
+        """
+        if factor == 1:
+            return self
+        if not factor > 0:
+            raise WeightNetError(f"losses cannot be scaled by {factor}: a positive factor is needed")
+        width = int(self.shape.split("-")[1])
+
+        def scale(vectors: Tensor) -> Tensor:
+            copy = vectors.clone()
+            copy[..., :width] *= factor
+            return copy
+
+        seen = self.loss_range
+        return replace(
+            self,
+            parameters=scale(self.parameters),
+            trajectory=None if self.trajectory is None else scale(self.trajectory),
+            loss_range=None if seen is None else (seen[0] / factor, seen[1] / factor),
+        )
 
     def to_text(self) -> str:
         """JSON that says what it is, readable by eye, with a checksum; float32 survives to the bit."""

@@ -24,7 +24,9 @@ def to_latex(table: Table) -> str:
     heads = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name, width in groups)
     biases = " & ".join(escape(column.bias) for column in table.columns)
     body = "\n".join(line for row in table.rows for line in _row(table, row))
-    legend = " Below ours: the paper's number." if table.has_paper else ""
+    legend = " Mean, spread and number of seeds; best bold, second best underlined; --: no finished run."
+    if table.has_paper:
+        legend += " Below: the paper's number, and ours minus it (*: within the paper's spread)."
     caption = escape(f"{table.heading}. {table.caption}{legend} {table.note}".strip())
     return rf"""\begin{{table}}
 \centering
@@ -61,11 +63,13 @@ def _ours(cell: TableCell) -> str:
     mean = {1: rf"\textbf{{{cell.ours.mean:.2f}}}", 2: rf"\underline{{{cell.ours.mean:.2f}}}"}.get(
         cell.place or 0, f"{cell.ours.mean:.2f}"
     )
-    return mean if cell.ours.spread is None else rf"{mean} $\pm$ {cell.ours.spread:.2f}"
+    spread = "" if cell.ours.spread is None else rf" $\pm$ {cell.ours.spread:.2f}"
+    return f"{mean}{spread} ({cell.ours.n})"
 
 
 def _paper(cell: TableCell) -> str:
     if cell.paper is None:
         return ""
     spread = "" if cell.paper.spread is None else rf" $\pm$ {cell.paper.spread:.2f}"
-    return rf"\scriptsize {cell.paper.mean:.2f}{spread}"
+    gap = "" if cell.difference is None else f" (${cell.difference:+.2f}${'*' * bool(cell.within)})"
+    return rf"\scriptsize {cell.paper.mean:.2f}{spread}{gap}"

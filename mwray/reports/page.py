@@ -68,7 +68,8 @@ PAGE = """<!doctype html>
 {% endfor %}</tbody></table></div>
 {% if table.missing %}<p class="soft">{{ table.missing | length }} of {{ table.cells | length }} cells have no finished
 run.</p>{% endif %}
-{% if section.pairs %}<details><summary>Is MW-Net better than the others? Paired tests</summary>
+{% if section.pairs %}<details><summary>Is {{ section.pairs[0].row }} better
+than the others? Paired tests over seeds</summary>
 <p class="soft">{{ significance }}</p>
 <div class="wide" tabindex="0"><table><thead><tr><th style="text-align:left">against</th><th>column</th><th>seeds</th>
 <th>difference, points</th><th>95 % interval</th><th>p, t-test</th><th>adjusted</th><th>p, Wilcoxon</th></tr></thead>

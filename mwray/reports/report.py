@@ -15,7 +15,7 @@ from mwray.reports.page import Picture, Section, page, table_section
 from mwray.reports.pictures import pictures
 from mwray.reports.significance import compare
 from mwray.reports.tables import ReportError, Table, tables
-from mwray.reports.text import significance_markdown, to_csv, to_markdown
+from mwray.reports.text import significance_csv, significance_markdown, to_csv, to_markdown
 
 
 def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str, str] | None = None) -> Path:
@@ -27,7 +27,8 @@ def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str,
         measure: a key of MEASURES, the rule by which an accuracy is taken.
         says: of each preset, what a reader of its numbers has to know.
 
-    Files: index.html (all of it), tables.md, table-<name>-<preset>.{md,tex,csv} and figures/<preset>/*.png.
+    Files: index.html (all of it), tables.md, table-<name>-<preset>.{md,tex,csv}, the paired
+    tests beside them as table-<name>-<preset>-tests.csv, and figures/<preset>/*.png.
 
     Raises:
         ReportError: there is no run of a table below `root`, or `measure` is not known.
@@ -57,6 +58,8 @@ def _write_table(out: Path, table: Table) -> None:
     stem = f"table-{table.name}-{table.preset}".replace(" ", "-")
     for ending, text in (("md", _markdown(table)), ("tex", to_latex(table)), ("csv", to_csv(table))):
         write_atomically(out / f"{stem}.{ending}", text.encode())
+    if pairs := compare(table):
+        write_atomically(out / f"{stem}-tests.csv", significance_csv(pairs).encode())
 
 
 def _markdown(table: Table) -> str:

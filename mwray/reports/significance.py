@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
-from mwray.reports.published import Column
+from mwray.reports.published import TRANSFERRED, Column
 from mwray.reports.tables import Table
 
 CONFIDENCE = 0.95
@@ -58,8 +58,18 @@ def paired(differences: Sequence[float]) -> tuple[tuple[float, float], float, fl
     return (float(low), float(high)), float(test.pvalue), wilcoxon
 
 
-def compare(table: Table, row: str = "MW-Net") -> list[Paired]:
-    """`row` against every other row, in every column where they share two seeds or more."""
+def subject(table: Table) -> str | None:
+    """The row that a table is about: the transferred weight net, MW-Net, or the paper's own shape of its weight net."""
+    there = [row for row in table.rows if any(table.cells[row, column].ours for column in table.columns)]
+    transferred = [row for row in there if row.startswith(TRANSFERRED)]
+    return next((row for row in (*transferred, "MW-Net", "mwnet", "1-100-1") if row in there), None)
+
+
+def compare(table: Table, row: str | None = None) -> list[Paired]:
+    """`row` (None: the one that the table is about) against every other, where they share two seeds or more."""
+    row = row or subject(table)
+    if row is None:
+        return []
     found = [
         _pair(table, row, other, column)
         for other in table.rows

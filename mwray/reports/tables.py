@@ -22,6 +22,12 @@ MEASURES = {
 }
 """Keys of a run's summary that a table may show, in words: every caption names its rule."""
 
+EQUAL = (
+    "Rows share MW-Net's schedule, so that methods are compared on equal terms; a row that names another protocol "
+    "follows that one and is held beside the same number of the paper."
+)
+"""Said of tables in which some rows have a schedule of their own."""
+
 OWN_TITLES = {"figure 4": "two networks under flip noise"}
 """Of sets of runs that are no table of the paper."""
 
@@ -158,7 +164,9 @@ def build(entries: Sequence[Entry], measure: str, says: Mapping[str, str] | None
         title = f"after the paper's ({title})"
     note = published.note if published and any(one.paper for one in cells.values()) else ""
     size = (says or {}).get(cell.preset.split("+")[0], "")
-    return Table(cell.table, title, cell.preset, measure, rows, columns, cells, " ".join(filter(None, [size, note])))
+    schedules = EQUAL if any(entry.cell.beside for entry in entries) else ""
+    notes = " ".join(part for part in (size, note, schedules) if part)
+    return Table(cell.table, title, cell.preset, measure, rows, columns, cells, notes)
 
 
 def _rows(entries: Sequence[Entry], published: PublishedTable | None) -> tuple[str, ...]:

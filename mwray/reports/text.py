@@ -11,6 +11,8 @@ from mwray.reports.published import Value
 from mwray.reports.significance import Paired
 from mwray.reports.tables import Ours, Table, TableCell
 
+MISSING = "missing"
+"""In place of a cell without a finished run, wherever there is room for the word."""
 PLUS_MINUS = "\u00b1"
 MINUS = "\u2212"
 
@@ -112,6 +114,19 @@ def significance_markdown(pairs: Sequence[Paired]) -> str:
     return f"{SIGNIFICANCE}\n\n{markdown([head, *body])}"
 
 
+def significance_csv(pairs: Sequence[Paired]) -> str:
+    """The paired tests, numbers unrounded."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ("dataset", "bias", "row", "against", "n", "difference", "low", "high")
+    writer.writerow((*head, "p_t_test", "p_t_test_adjusted", "p_wilcoxon"))
+    for pair in pairs:
+        numbers = (pair.difference, *pair.interval, pair.t_p, pair.adjusted_p, pair.wilcoxon_p)
+        name = (pair.column.dataset, pair.column.bias, pair.row, pair.against, pair.n)
+        writer.writerow((*name, *(f"{number:.6g}" for number in numbers)))
+    return out.getvalue()
+
+
 SIGNIFICANCE = (
     "Paired over seeds, two-sided: paired t-test (adjusted by Benjamini and Hochberg over this table's pairs) and "
     "Wilcoxon signed-rank test, which cannot fall below 2^(1 - n) for n seeds."
@@ -120,7 +135,7 @@ SIGNIFICANCE = (
 
 def _markdown_cell(cell: TableCell) -> str:
     marks = {1: "**", 2: "*"}.get(cell.place or 0, "")
-    parts = [f"{marks}{ours_text(cell.ours)}{marks}"]
+    parts = [f"{marks}{ours_text(cell.ours)}{marks}" if cell.ours else MISSING]
     if cell.paper is not None:
         parts.append(f"paper {paper_text(cell.paper)}")
     if cell.difference is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mwray.config import ConfigError, fingerprint, override
+from mwray.config import ConfigError, override
 from mwray.data.sizes import CLASSES
 from mwray.experiment import Experiment
 from mwray.recipes import recipe
@@ -19,6 +20,7 @@ from mwray.reports.tables import tables
 from mwray.reports.text import to_markdown
 from mwray.studies.plan import SOURCE_SEED, Training, folder_name, prepare, variant, with_values
 from mwray.studies.run import Train
+from mwray.studies.tables import ROWS
 
 if TYPE_CHECKING:
     from mwray.methods.learned_weight_net import LearnedWeightNet
@@ -44,6 +46,7 @@ def carry(
     scaled: bool = False,
     methods: Sequence[str] = ("base", "mwnet", "l2rw", "mentornet"),
     values: Mapping[str, Any] | None = None,
+    file: Path | None = None,
 ) -> Outcome:
     """Learn on `source`, train on `target` with the learned net, and with `methods` that know nothing of it.
 
@@ -55,31 +58,34 @@ def carry(
         use: "final", the net as it was in the end; "trajectory", in each epoch the one of as far through its learning.
         scaled: multiply losses by ln(classes of source) / ln(classes of target), the ratio of losses at the start. The
             paper scales nothing.
-        methods: to compare with on the target, under its own schedule.
+        methods: to compare with on the target, under its own schedule (twice over for those with two phases).
         values: further settings of every experiment, by dotted name.
+        file: a weight net that was kept: it takes the place of what would be learned on `source`, for every seed.
 
     Raises:
         ConfigError: a name is unknown or a setting impossible, before anything is started.
+        WeightNetError: the file is not a weight net that can be used.
     """
     values = values or {}
-    learner = with_values(_learner(recipe(source)), values)
-    rivals = {name: with_values(_method(recipe(target), name), values) for name in methods}
-    shift = SOURCE_SEED if learner.data.source == recipe(target).data.source else 0
-    table, bias = f"{source} to {target}", target
-    place = {"table": table, "preset": variant("transfer", values), "dataset": recipe(target).data.source, "bias": bias}
-    sources = [_training(root, replace(learner, seed=seed + shift)) for seed in range(seeds)]
+    goal = recipe(target)
+    given = None if file is None else _read(file)
+    rivals = {name: _rival(goal, name, values) for name in methods}
+    table = f"{file.stem if file else source} to {target}"
+    place = {"table": table, "preset": variant("transfer", values), "dataset": goal.data.source, "bias": target}
+    sources = [] if given else _sources(source, goal, root, seeds, values)
     beside = [
-        _training(root, replace(experiment, seed=seed), Cell(row=name, seed=seed, **place))
-        for name, experiment in rivals.items()
+        _training(root, replace(experiment, seed=seed), Cell(row=row, seed=seed, **place))
+        for row, experiment in rivals.values()
         for seed in range(seeds)
     ]
     failed = _train(train, [*sources, *beside])
     name = TRANSFERRED + (", trajectory" if use == "trajectory" else "") + (", losses scaled" if scaled else "")
+    learned = [(seed, given) for seed in range(seeds)] if given else _learned(sources)
     carried = []
-    for seed, learned in _learned(sources, root, _ratio(learner, recipe(target)) if scaled else 1.0):
-        experiment = with_values(
-            _frozen(recipe(target), learned, use), {k: v for k, v in values.items() if k != "data.num_meta"}
-        )
+    for seed, net in learned:
+        kept = _keep(net.scaled(_ratio(net, goal)) if scaled else net, root)
+        frozen = _frozen(goal, kept, use)
+        experiment = with_values(frozen, {k: v for k, v in values.items() if k != "data.num_meta"})
         carried.append(_training(root, replace(experiment, seed=seed), Cell(row=name, seed=seed, **place)))
     failed += _train(train, carried) + seeds - len(carried)
     found = [one for one in tables(find(root)) if one.name == table]
@@ -100,51 +106,49 @@ def _method(experiment: Experiment, name: str) -> Experiment:
     return experiment if experiment.method.name == name else override(experiment, {"method.name": name})
 
 
-def _learner(experiment: Experiment) -> Experiment:
-    return _method(experiment, "mwnet")
+def _rival(goal: Experiment, name: str, values: Mapping[str, Any]) -> tuple[str, Experiment]:
+    """A method on the target, by the name that tables give it, with the schedule that it has there."""
+    experiment = with_values(_method(goal, name), values)
+    row = ROWS.get(name)
+    return (name, experiment) if row is None else (row.name, row.schedule(experiment))
 
 
-def _ratio(source: Experiment, target: Experiment) -> float:
-    return math.log(CLASSES[source.data.source]) / math.log(CLASSES[target.data.source])
+def _sources(source: str, goal: Experiment, root: Path, seeds: int, values: Mapping[str, Any]) -> list[Training]:
+    learner = with_values(_method(recipe(source), "mwnet"), values)
+    shift = SOURCE_SEED if learner.data.source == goal.data.source else 0
+    return [_training(root, replace(learner, seed=seed + shift)) for seed in range(seeds)]
 
 
-def _learned(
-    sources: Sequence[Training], root: Path, factor: float
-) -> Iterator[tuple[int, tuple[Path, LearnedWeightNet]]]:
-    """The weight nets of the sources that have finished, kept as files, with the positions of their sources."""
-    from mwray.transfer import from_run, save  # loads torch
+def _ratio(learned: LearnedWeightNet, goal: Experiment) -> float:
+    """Of the losses at the start: those of even guesses among the source's and the target's classes."""
+    source = learned.source.get("data", {}).get("source")
+    if source not in CLASSES:
+        raise ConfigError(f"--losses scaled: the weight net does not say how many classes its source had ({source!r})")
+    return math.log(CLASSES[source]) / math.log(CLASSES[goal.data.source])
+
+
+def _read(file: Path) -> LearnedWeightNet:
+    from mwray.transfer import load  # loads torch
+
+    return load(file)
+
+
+def _learned(sources: Sequence[Training]) -> Iterator[tuple[int, LearnedWeightNet]]:
+    """The weight nets of the sources that have finished, with the positions of their sources."""
+    from mwray.transfer import from_run  # loads torch
 
     for seed, source in enumerate(sources):
         if Run(source.folder).state == "done":
-            learned = rescaled(from_run(source.folder), factor)
-            ending = "" if factor == 1 else f"-losses-x{factor:.4f}"
-            path = root / "weight-nets" / f"{fingerprint(source.experiment)}{ending}.json"
-            yield seed, (path if path.exists() else save(learned, path), learned)
+            yield seed, from_run(source.folder)
 
 
-def rescaled(learned: LearnedWeightNet, factor: float) -> LearnedWeightNet:
-    """The weight net that gives to a loss what `learned` gives to `factor` times it.
+def _keep(learned: LearnedWeightNet, root: Path) -> tuple[Path, LearnedWeightNet]:
+    """The weight net as a file that is named by its content: written once, never changed."""
+    from mwray.transfer import save
 
-    The first layer is linear in the loss: its weights, the first of the parameters, take the factor up.
-    """
-    if factor == 1:
-        return learned
-    if not factor > 0:
-        raise ConfigError(f"losses cannot be scaled by {factor}: a positive factor is needed")
-    width = int(learned.shape.split("-")[1])
-
-    def scale(vectors: Any) -> Any:
-        copy = vectors.clone()
-        copy[..., :width] *= factor
-        return copy
-
-    low_high = learned.loss_range
-    return replace(
-        learned,
-        parameters=scale(learned.parameters),
-        trajectory=None if learned.trajectory is None else scale(learned.trajectory),
-        loss_range=None if low_high is None else (low_high[0] / factor, low_high[1] / factor),
-    )
+    text = learned.to_text()
+    path = root / "weight-nets" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    return (path if path.exists() else save(learned, path)), learned
 
 
 def _frozen(target: Experiment, learned: tuple[Path, LearnedWeightNet], use: str) -> Experiment:

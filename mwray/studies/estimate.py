@@ -72,6 +72,8 @@ class Forecast:
             self.learn(path.parent)
         for folder in [folder for folder in self.waiting if Run(folder).state == "done"]:
             del self.waiting[folder]
+        self.start = {folder: _epochs(folder) for folder in self.waiting}
+        self.ended: dict[Path, Experiment] = {}
 
     @property
     def done(self) -> int:
@@ -86,7 +88,8 @@ class Forecast:
 
     def finished(self, folder: Path) -> None:
         """A training has ended, well or not."""
-        self.waiting.pop(folder, None)
+        if folder in self.waiting:
+            self.ended[folder] = self.waiting.pop(folder)
         self.learn(folder)
 
     def learn(self, folder: Path) -> None:
@@ -117,6 +120,13 @@ class Forecast:
         """Seconds of training that are left, one after another; None where nothing is known of one of them."""
         parts = [self.seconds(e, e.epochs - _epochs(folder)) for folder, e in self.waiting.items()]
         parts += [self.seconds(experiment) for experiment in self.others]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    def worked(self) -> float | None:
+        """Seconds of training that were done since this forecast began, judged as `left` judges what is left."""
+        trained = {**self.waiting, **self.ended}
+        parts = [self.seconds(e, max(_epochs(f) - self.start.get(f, 0), 0)) for f, e in trained.items()]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
 

@@ -116,6 +116,8 @@ NOISE = (
     Row("GLC", "glc", schedule=two_phases),
     MWNET,
 )
+ROWS = {row.method: row for row in NOISE}
+"""The row of each method that the paper compares with under noise."""
 LONG = (
     Row("BaseModel, long schedule", "base", schedule=long, beside="BaseModel"),
     Row("L2RW, long schedule", "l2rw", schedule=long, beside="L2RW"),

@@ -47,13 +47,15 @@ def files(folder: Path) -> list[Path]:
     return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]), reverse=True)]
 
 
-def latest(folder: Path, device: torch.device | str = "cpu", extra: Path | None = None) -> dict[str, Any] | None:
+def latest(
+    folder: Path, device: torch.device | str = "cpu", extra: Path | None = None, upto: int | None = None
+) -> dict[str, Any] | None:
     """The newest whole checkpoint of `folder` (or the file `extra`, if its epoch is newer), or None.
 
-    A damaged file is passed over with a warning that names it.
+    A damaged file is passed over with a warning that names it; one of more than `upto` finished epochs silently.
     """
-    candidates = files(folder) + ([extra] if extra is not None else [])
-    for path in sorted(candidates, key=_epoch, reverse=True):
+    candidates = [path for path in files(folder) if upto is None or _epoch(path) <= upto]
+    for path in sorted(candidates + ([extra] if extra is not None else []), key=_epoch, reverse=True):
         try:
             return load(path, device)
         except (CheckpointError, FileNotFoundError) as error:

@@ -154,8 +154,13 @@ class Session:
         return synchronized(model, self.worker) if self.experiment.model.batch_norm == "synchronized" else model
 
     def _resume(self) -> int:
-        """Restore the newest state; returns the number of finished epochs."""
-        state = checkpoint.latest(self.record.folder, self.worker.device, self.worker.resume())
+        """Restore the newest state that the records reach; returns the number of finished epochs.
+
+        A record is written before its checkpoint. A folder with fewer records than its checkpoint has epochs was put
+        together from two machines' copies: going on from there would leave epochs out.
+        """
+        known = len(self.record.records())
+        state = checkpoint.latest(self.record.folder, self.worker.device, self.worker.resume(), upto=known)
         if state is None:
             return 0
         if state["experiment"] != fingerprint(self.experiment):

@@ -22,18 +22,18 @@ class Clock:
 
 
 def test_before_anything_has_ended_the_work_itself_says_how_long():
-    assert Pace(100.0, seconds=True, clock=Clock()).eta(100.0, flying=4) == 25.0
-    assert Pace(100.0, seconds=False, clock=Clock()).eta(100.0, flying=4) is None
-    assert Pace(None, seconds=True, clock=Clock()).eta(None, flying=4) is None
+    assert Pace(seconds=True, clock=Clock()).eta(100.0, 0.0, flying=4) == 25.0
+    assert Pace(seconds=False, clock=Clock()).eta(100.0, 0.0, flying=4) is None
+    assert Pace(seconds=True, clock=Clock()).eta(None, None, flying=4) is None
 
 
 def test_afterwards_the_pace_does():
     clock = Clock()
-    pace = Pace(100.0, seconds=True, clock=clock)
+    pace = Pace(seconds=True, clock=clock)
     clock.now, pace.ended = 30.0, 2
-    assert pace.eta(80.0, flying=2) == pytest.approx(80 * 30 / 20)
+    assert pace.eta(80.0, 20.0, flying=2) == pytest.approx(80 * 30 / 20)
     pace.ended = 1  # of two in flight, one more is as good as done: too early to judge
-    assert pace.eta(80.0, flying=2) == 40.0
+    assert pace.eta(80.0, 20.0, flying=2) == 40.0
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from mwray.reports.cells import find
-from mwray.reports.significance import compare, paired
+from mwray.reports.significance import compare, paired, subject
 from mwray.reports.tables import tables
-from mwray.reports.text import significance_markdown
+from mwray.reports.text import significance_csv, significance_markdown
 
 from .filled import fill
 
@@ -60,6 +60,9 @@ def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path):
     assert min(pair.adjusted_p for pair in pairs.values()) == pytest.approx(min(2 * low, high))
     assert max(pair.adjusted_p for pair in pairs.values()) == pytest.approx(high)
     text = significance_markdown(list(pairs.values()))
+    rows = significance_csv(list(pairs.values())).splitlines()
+    assert rows[0].startswith("dataset,bias,row,against,n,difference,low,high,p_t_test")
+    assert any(row.startswith("CIFAR-10,flip 40 %,MW-Net,GLC,2,2.5,") for row in rows)
     assert "paired t-test" in text and "Wilcoxon" in text and "| +2.50 |" in text
 
 
@@ -69,3 +72,22 @@ def test_nothing_to_compare(tmp_path):
     assert compare(table) == []
     assert compare(table, row="no such method") == []
     assert significance_markdown([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "about"),
+    [
+        ("3", ["BaseModel", "MW-Net"], "MW-Net"),
+        ("5", ["1-50-1", "1-100-1"], "1-100-1"),
+        ("6", ["MW-Net", "MW-Net transferred"], "MW-Net transferred"),
+        ("a to b", ["mwnet", "MW-Net transferred, trajectory"], "MW-Net transferred, trajectory"),
+        ("3", ["BaseModel", "GLC"], None),
+    ],
+)
+def test_a_table_is_about_the_row_that_was_run(tmp_path, table, rows, about):
+    for row in rows:
+        for seed, accuracy in enumerate((0.8, 0.9)):
+            fill(tmp_path, accuracy, table=table, row=row, seed=seed)
+    (found,) = tables(find(tmp_path))
+    assert subject(found) == about
+    assert {pair.row for pair in compare(found)} == ({about} if about else set())

@@ -79,7 +79,14 @@ def test_a_data_set_that_the_paper_has_not_gets_columns_of_its_own_in_the_paper_
     assert table.columns == (Column("digits", "flip 0 %"), Column("digits", "flip 40 %"))
     assert table.cells["MW-Net", table.columns[0]].paper is None
     assert not table.has_paper
-    assert "paper's number" not in to_markdown(table)
+    text = to_markdown(table)
+    assert "paper's number" not in text and TABLES["3"].note not in text
+
+
+def test_what_a_reader_has_to_know_of_a_preset_is_said_also_of_a_changed_one(tmp_path):
+    fill(tmp_path, 0.9, row="MW-Net", dataset="digits", preset="digits+epochs=2")
+    (table,) = tables(find(tmp_path), says={"digits": "Small."})
+    assert table.note == "Small."
 
 
 def test_presets_and_tables_stay_apart_and_a_run_may_fill_cells_of_both(tmp_path):
@@ -106,10 +113,11 @@ def test_markdown(table):
     text = to_markdown(table)
     row = next(line for line in text.splitlines() if line.startswith("| MW-Net"))
     assert row.split("|")[4].strip() == "**87.60 \u00b1 0.26 (3)**<br>paper 87.54 \u00b1 0.23<br>+0.06, within"
-    assert row.split("|")[2].strip() == "-<br>paper 92.04 \u00b1 0.15"
+    assert row.split("|")[2].strip() == "missing<br>paper 92.04 \u00b1 0.15"
     assert "*80.00 (1)*<br>paper 70.77 \u00b1 2.31<br>+9.23, outside" in text
     assert "test accuracy at the last epoch" in text
     assert TABLES["3"].note in text
+    assert "Rows share MW-Net's schedule" in text  # for one of them has another
 
 
 def test_lines_for_a_terminal_mark_the_best(table):
@@ -134,7 +142,9 @@ def test_latex_has_as_many_columns_as_it_says_and_nothing_unescaped(table):
     assert all(line.count(" & ") == 6 and line.endswith(r"\\") for line in body)
     assert r"\begin{tabular}{lcccccc}" in text
     assert r"\multicolumn{3}{c}{CIFAR-10} & \multicolumn{3}{c}{CIFAR-100}" in text
-    assert r"\textbf{87.60} $\pm$ 0.26" in text and r"\underline{80.00}" in text
+    assert r"\textbf{87.60} $\pm$ 0.26 (3)" in text and r"\underline{80.00} (1)" in text
+    assert r"\scriptsize 87.54 $\pm$ 0.23 ($+0.06$*)" in text  # within the paper's spread
+    assert r"\scriptsize 70.77 $\pm$ 2.31 ($+9.23$)" in text
     assert "%" not in text.replace(r"\%", "")
     assert escape("a_b & 5 % {x} \\") == r"a\_b \& 5 \% \{x\} \textbackslash{}"
 
