@@ -64,9 +64,7 @@ def _export(run: Path, out: Path) -> int:
     from mwray.transfer import from_run, save
 
     learned = from_run(run)
-    print(
-        f"Weight net {learned.shape} after {0 if learned.trajectory is None else len(learned.trajectory)} epochs: {save(learned, out)}"
-    )
+    print(f"Weight net {learned.shape} of {run}: {save(learned, out)}")
     print(f"Use it:  python launch/train.py RECIPE --set method.name=frozen --set method.file={out}")
     print(f"or, in a loop of your own:  weight_of = mwray.transfer.load({str(out)!r}).build()")
     return 0
