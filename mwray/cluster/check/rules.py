@@ -16,6 +16,7 @@ Rule = Callable[[Document, Mapping[str, Any]], Iterator[Mistake]]
 """Takes the file and the configuration with Ray's defaults filled in."""
 
 INSTALLER = "launch/clusters/install.sh"
+LOOPBACK_SCRIPT = "launch/clusters/loopback.sh"
 FILL_IN = re.compile(r"FILL_IN_\w+")
 LOOPBACK = ("127.0.0.1", "localhost")
 SSH = 22
@@ -96,6 +97,10 @@ def head_command(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mi
         )
     if re.search(r"--include-dashboard[= ]['\"]?(false|0|no)\b", command, re.IGNORECASE):
         yield document.mistake(place, "without the dashboard, Ray Train never frees the machines of a stopped trial")
+    if LOOPBACK_SCRIPT not in command:
+        yield document.mistake(
+            place, f"Ray's client port stays open to the network; run {LOOPBACK_SCRIPT} after `ray start`"
+        )
     if "--autoscaling-config=" not in command:
         yield document.mistake(place, "no --autoscaling-config=~/ray_bootstrap_config.yaml: no worker would be started")
     if prepared["provider"]["type"] == "local" and "RAY_enable_autoscaler_v2=0" not in command:

@@ -50,6 +50,7 @@ def cluster() -> Cluster:
         for name in ("laptop", *HOSTS):
             _installed(made[name])
         _open_with_key(made["laptop"])
+        made["laptop"].environment["PYTHONPATH"] = str(ROOT)
         cluster = Cluster(made, _fill_in(made))
         print(cluster.ray("up", "--yes --no-config-cache"))
         try:
@@ -61,7 +62,11 @@ def cluster() -> Cluster:
 
 
 def _installed(machine: Machine) -> None:
-    """As install.sh leaves a host, without its gigabytes: the environment of these tests stands for a new one."""
+    """As install.sh leaves a host, without its gigabytes: the environment of these tests stands for a new one.
+
+    What that one has of mwray is this checkout; a host uses its own copy, which `ray up` brings.
+    """
+    (machine.home / ".bashrc").write_text("export PYTHONPATH=$HOME/mwray\n")
     venv = machine.home / "venv"
     venv.symlink_to(sys.prefix)
     parts = [(ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 NETWORK = "10.77.0"
 TOOLS = {"sshd": "openssh-server", "ip": "iproute2", "unshare": "util-linux", "rsync": "rsync", "setpriv": "util-linux"}
@@ -76,29 +77,22 @@ class Machine:
     def run(self, command: str, *, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a shell command there, in this process's folder; both outputs come back as one text."""
         variables = {"HOME": str(self.home), "PATH": f"{sys.prefix}/bin:{SEARCHED}", "LANG": "C.UTF-8"}
-        done = subprocess.run(
-            [
-                "nsenter",
-                f"--target={self.pid}",
-                "--net",
-                "--pid",
-                "--mount",
-                "--uts",
-                "--ipc",
-                "env",
-                "--ignore-environment",
-            ]
-            + [f"{key}={value}" for key, value in {**variables, **self.environment}.items()]
-            + ["bash", "-c", f"cd {os.getcwd()} && {command}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert not check or done.returncode == 0, f"{self.name}$ {command}\n{done.stdout}"
-        return done
+        words = ["nsenter", f"--target={self.pid}", "--net", "--pid", "--mount", "--uts", "--ipc", "env", "-i"]
+        words += [f"{key}={value}" for key, value in {**variables, **self.environment}.items()]
+        words += ["bash", "-c", f"cd {os.getcwd()} && {command}"]
+        # Into a file: a pipe would be waited for until the last process that a command leaves behind - ssh's shared
+        # connection, Ray's own - has closed it, and what was printed before a timeout would be lost.
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            try:
+                code = subprocess.run(words, **streams, timeout=timeout, check=False).returncode
+            except subprocess.TimeoutExpired:
+                code = -signal.SIGKILL
+                output.write(f"\n(no end within {timeout:g} s)\n")
+            output.seek(0)
+            text = output.read()
+        assert not check or code == 0, f"{self.name}$ {command}\n{text}"
+        return subprocess.CompletedProcess(words, code, text)
 
     def processes(self) -> list[str]:
         """Command lines of all its processes but sshd."""
@@ -110,7 +104,7 @@ class Machine:
         sshd = shutil.which("sshd", path=SEARCHED)
         assert sshd is not None
         spaces = ["--net", "--uts", "--ipc", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
-        with (self.folder / "log").open("ab") as log:
+        with (self.folder / "log").open("wb") as log:
             self._outer = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "bash", "-ec", INIT, "init"]
                 + [str(self.folder), str(shared), sshd],
@@ -191,19 +185,24 @@ def _prepare(base: Path, made: Sequence[Machine]) -> None:
 
 
 def _connect(made: Sequence[Machine]) -> None:
-    """A cable from each machine to the bridge, which lives in the first one's network namespace."""
+    """The bridge, which lives in the first one's network namespace, and a cable from each of the others to it."""
     switch = made[0]
     _ip(switch, "link add switch type bridge")
     _ip(switch, "link set switch up")
     _ip(switch, f"address add {switch.address}/24 dev switch")
-    for number, machine in enumerate(made[1:]):
-        _ip(switch, f"link add port{number} type veth peer name eth0 netns {machine.pid}")
-        _ip(switch, f"link set port{number} master switch up")
-        _ip(machine, f"address add {machine.address}/24 dev eth0")
-        _ip(machine, "link set eth0 up")
     for machine in made[1:]:
-        answers = f"exec 3<>/dev/tcp/{machine.address}/22"
-        wait_for(lambda at=answers: switch.run(at, check=False).returncode == 0, STARTED, f"{machine.name} to answer")
+        plug_in(machine, switch)
+
+
+def plug_in(machine: Machine, switch: Machine) -> None:
+    """A cable from a machine that was started to the first one, and wait until it answers."""
+    port = f"port{machine.address.rpartition('.')[2]}"
+    _ip(switch, f"link add {port} type veth peer name eth0 netns {machine.pid}")
+    _ip(switch, f"link set {port} master switch up")
+    _ip(machine, f"address add {machine.address}/24 dev eth0")
+    _ip(machine, "link set eth0 up")
+    answers = f"exec 3<>/dev/tcp/{machine.address}/22"
+    wait_for(lambda: switch.run(answers, check=False).returncode == 0, STARTED, f"{machine.name} to answer")
 
 
 def _ip(machine: Machine, command: str) -> None:
