@@ -82,7 +82,11 @@ class Study:
         self._study = open_study(folder, space)
         self._check_same({**space.description(), "workers": workers})
         self._live: dict[int, optuna.trial.Trial] = {}
+        self._reported: dict[int, set[int]] = {}
         self._left_over = self._settle_left_overs()
+        # Beside the study what is asked for at every step: to look through all trials takes longer the more there are.
+        self._given = len(self._counted())
+        self._points = {_point(trial.params): trial.number for trial in reversed(self._counted())}
 
     def next(self) -> Proposal | None:
         """The next training: first what an earlier process left unfinished, then new draws; None when all are given."""
@@ -95,6 +99,7 @@ class Study:
             if trial is None:
                 self.target = self.given  # every point of a finite space is there
                 return None
+            self._given += 1
             proposal = self._propose(trial)
             if proposal is not None:
                 return proposal
@@ -103,7 +108,7 @@ class Study:
     @property
     def given(self) -> int:
         """Trials begun, in this process and before; draws thrown away because they repeated one do not count."""
-        return len(self._counted())
+        return self._given
 
     @property
     def unfinished(self) -> bool:
@@ -116,10 +121,14 @@ class Study:
         An epoch that is reported again, after a resume, changes nothing.
         """
         trial = self._live[number]
-        if not math.isfinite(value) or epoch in self._study.get_trials(deepcopy=False)[number].intermediate_values:
+        if number not in self._reported:
+            self._reported[number] = set(self._study.get_trials(deepcopy=False)[number].intermediate_values)
+        if not math.isfinite(value) or epoch in self._reported[number]:
             return False
         trial.report(value, epoch)
-        return bool(trial.should_prune())
+        self._reported[number].add(epoch)
+        prunes = self.space.pruner.asha is not None or self.space.pruner.median is not None
+        return prunes and bool(trial.should_prune())
 
     def finish(self, number: int, value: float | None) -> None:
         """Tell the objective of a finished trial; one that is no number makes it a failed trial."""
@@ -204,8 +213,9 @@ class Study:
             number = self._next_number()
             self._study.sampler = self._sampler(number)
             trial = self._study.ask()
-            twin = self._twin(trial.number, self._values(trial))
-            if twin is None:
+            point = _point({name: _encode(value) for name, value in self._values(trial).items()})
+            twin = self._points.setdefault(point, trial.number)
+            if twin == trial.number:
                 return trial
             trial.set_user_attr("same_as", twin)  # the same seed gives the same bits: training it again shows nothing
             self._study.tell(trial.number, state=TrialState.FAIL)
@@ -246,10 +256,6 @@ class Study:
                 values[name] = trial.suggest_int(name, *range_.int, log=range_.log, step=range_.step)
         return values
 
-    def _twin(self, number: int, values: Mapping[str, Any]) -> int | None:
-        encoded = {name: _encode(value) for name, value in values.items()}
-        return next((t.number for t in self._counted() if t.number != number and t.params == encoded), None)
-
     def _propose(self, trial: optuna.trial.Trial) -> Proposal | None:
         values = self._values(trial)
         self._live[trial.number] = trial
@@ -263,6 +269,7 @@ class Study:
     def _tell(self, number: int, state: TrialState, value: float | None) -> None:
         self._study.tell(number, value, state=state)
         self._live.pop(number, None)
+        self._reported.pop(number, None)
 
     def _entry(self, frozen: FrozenTrial) -> Entry:
         state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -295,6 +302,11 @@ def objective_of(folder: Path, metric: str) -> float | None:
 def _encode(value: Any) -> Any:
     """Optuna's categories are scalars: a list (milestones) goes in as its JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _point(params: Mapping[str, Any]) -> str:
+    """A trial's parameters, as Optuna has them, as one text: equal where all are equal."""
+    return json.dumps(params, sort_keys=True)
 
 
 def _differences(before: Any, now: Any, name: str) -> Any:

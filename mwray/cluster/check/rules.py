@@ -50,7 +50,8 @@ def versions(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistak
 
 def installed(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
     """Every host gets mwray."""
-    if not any(INSTALLER in command or "mwray" in command for _, command in commands(document)):
+    setup = [command for place, command in commands(document) if str(place[-2]).endswith("setup_commands")]
+    if not any(INSTALLER in command or "mwray" in command for command in setup):
         yield document.mistake(("setup_commands",), f"no command installs mwray; run {INSTALLER}")
 
 

@@ -90,6 +90,7 @@ AWS_MISTAKES = {
     "dashboard to all": (HEAD, "--dashboard-host=0.0.0.0", "--dashboard-host=0.0.0.0", "opens the dashboard"),
     "no dashboard": (HEAD, "--include-dashboard=False", "--include-dashboard", "never frees"),
     "no autoscaler": (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "ray start --head", "no worker"),
+    "clients' port": ("  - bash ~/mwray/launch/clusters/loopback.sh\n", "", "ray start --head", "client port"),
     "worker alone": ("--address=$RAY_HEAD_IP:6379", "--head", "--head --disable", "not join"),
     "spot head": (
         "      InstanceType: m7i.xlarge",
@@ -149,8 +150,9 @@ def test_what_ray_puts_in_where_the_start_commands_are_missing_is_looked_at_too(
     text = filled(AWS)
     path = tmp_path / "cluster.yaml"
     path.write_text(text[: text.index("head_start_ray_commands:")])
-    (found,) = check(path).mistakes
-    assert "0.0.0.0" in found.text and found.line == line_of(path, "  type: aws")
+    clients, found = check(path).mistakes
+    assert "0.0.0.0" in found.text and "client port" in clients.text
+    assert found.line == clients.line == line_of(path, "  type: aws")
 
 
 def test_storage_and_installation_are_not_forgotten(tmp_path):
