@@ -181,7 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help="default: search_spaces/digits.yaml")
     many.add_argument("--trials", type=_positive, help="instead of the space's own number")
     many.add_argument("--concurrency", type=_positive, metavar="K", help="trials at once (default: what fits)")
-    many.add_argument("--gpus-per-trial", type=float, metavar="F", help="a fraction shares one GPU among trials")
+    many.add_argument(
+        "--gpus-per-trial",
+        type=_share,
+        metavar="F",
+        help="a fraction shares a GPU; auto: what its memory holds (default)",
+    )
     many.add_argument("--workers-per-trial", type=_positive, default=1, metavar="W")
     many.set_defaults(verb=tune)
 
@@ -219,6 +224,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _share(text: str) -> float | str:
+    return text if text == "auto" else float(text)
 
 
 def _positive(text: str) -> int:

@@ -69,6 +69,7 @@ def _quiet() -> None:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # mwray.cluster.search has one for SIGINT and SIGTERM
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # shown in one line by the display
         "TUNE_WARN_THRESHOLD_S": "10",
+        "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # snapshots of all trials, which nobody reads; 2 s each for 500 of them
         "TUNE_MAX_PENDING_TRIALS_PG": "64",  # processes started side by side; `limit` bounds them
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of data sets stay right
         "RAY_AIR_NEW_OUTPUT": "0",

@@ -25,7 +25,7 @@ from ray import tune
 from rich.console import Console
 
 from mwray.cluster import display as displays
-from mwray.cluster import leaderboard
+from mwray.cluster import leaderboard, probe
 from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes
 from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.lock import locked
@@ -49,7 +49,7 @@ def search(
     trials: int | None = None,
     address: str | None = None,
     concurrency: int | None = None,
-    gpus_per_trial: float | None = None,
+    gpus_per_trial: float | str | None = None,
     workers_per_trial: int = 1,
     display: bool = True,
 ) -> SearchResult:
@@ -61,7 +61,8 @@ def search(
         trials: trainings in all, those of earlier calls included; default: the space's own number.
         address: a running Ray cluster ("auto", "host:port"); None: a local Ray with all cores.
         concurrency: trials at once, at most; default and upper bound: as many as fit.
-        gpus_per_trial: a fraction shares one GPU; default: one for each worker where the cluster has any.
+        gpus_per_trial: a fraction shares one GPU; "auto": as many trials on each as its memory holds, by a short probe,
+            which waits for a GPU to come; None: that, where the cluster has a GPU now. Each of several workers has one.
         workers_per_trial: above 1, each trial is a Ray Train run of so many processes.
         display: show a table of trials, and the leaderboard at the end.
 
@@ -96,13 +97,16 @@ def _run(
     screen: displays.Display,
     address: str | None,
     concurrency: int | None,
-    gpus_per_trial: float | None,
+    gpus_per_trial: float | str | None,
     workers: int,
 ) -> Session:
     """Drive the search over the Ray that is connected."""
     check_shared(folder)
     joined = address is not None
-    allotment = allot(nodes(), workers, concurrency, gpus_per_trial)
+    share, why = probe.gpus_per_trial(study.space, gpus_per_trial, workers, nodes(), probe.on_a_gpu)
+    if why is not None:
+        screen.note(why)
+    allotment = allot(nodes(), workers, concurrency, share)
     limit(allotment, nodes(), concurrency, joined)  # refuses before anything is shown
     session = Session(
         study,
