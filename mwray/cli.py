@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus-per-trial",
         type=_share,
         metavar="F",
-        help="a fraction shares a GPU; auto: what its memory holds (default)",
+        help="a fraction shares a GPU; auto, the default: what fits",
     )
     many.add_argument("--workers-per-trial", type=_positive, default=1, metavar="W")
     many.set_defaults(verb=tune)

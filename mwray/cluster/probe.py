@@ -30,7 +30,7 @@ STEPS = 8
 POINTS = 6
 """Points probed, at most."""
 FREE = 0.1
-"""Share of a GPU's memory that is left alone: pieces that the allocator cannot use, and whatever a probe did not meet."""
+"""Share of a GPU's memory that is left alone: pieces the allocator cannot use, and whatever a probe did not meet."""
 CONTEXT = 2**29
 """Bytes of a process's CUDA context and kernels, at least; outside of what torch counts."""
 MOST = 16
@@ -87,9 +87,9 @@ def gpus_per_trial(
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
     if workers > 1 or not (given == AUTO or (given is None and with_gpu)):
         return (None if isinstance(given, str) else given), None
-    kinds = sorted({kind for node in with_gpu for kind in node if kind.startswith("accelerator_type:")})
+    kinds: set[str | None] = {name for node in with_gpu for name in node if name.startswith("accelerator_type:")}
     points = largest(space)
-    found = [measured for kind in kinds or [None] if (measured := probe(points, kind)) is not None]
+    found = [measured for kind in sorted(kinds, key=str) or [None] if (measured := probe(points, kind)) is not None]
     if not found:
         return 1.0, "the probe could not train a single step: one trial on each GPU"
     cores = min((node.get("CPU", 0) / node["GPU"] for node in with_gpu), default=float(MOST))
