@@ -64,8 +64,10 @@ class Method(ABC):
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """What only this method knows, asked once per epoch after `epoch_end`: numbers and arrays by name.
 
-        Numbers are recorded as "method.<name>"; arrays go to the sinks as "method.<name>" (a [C, C] array whose name
-        begins with "transition" is drawn as a transition matrix, true classes in rows).
+        Numbers are recorded as "method.<name>" and drawn over epochs in method.png: one whose name ends in "_epoch" is
+        an epoch at which something happened (0: not yet), drawn as a line, and so is a rise of "phase". Arrays go to
+        the sinks as "method.<name>" (a [C, C] array whose name begins with "transition" is drawn as a transition
+        matrix, true classes in rows).
         """
         return {}, {}
 

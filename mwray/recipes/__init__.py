@@ -20,6 +20,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     "cifar100-flip": noise.cifar100_flip,
     "cifar100-longtail": noise.cifar100_longtail,
     "cifar10-flip-small": noise.cifar10_flip_small,
+    "cifar10-uniform-small": noise.cifar10_uniform_small,
     "fashion-flip": noise.fashion_flip,
     "paper": paper.paper,
     "official_pgc": paper.official_pgc,

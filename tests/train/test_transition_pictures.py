@@ -38,3 +38,9 @@ def test_a_run_of_such_a_method_leaves_the_picture(tmp_path):
     values = {"method.name": "s-model", "epochs": 2, "optimizer.milestones": [1], "data.num_train": 200}
     train(override(recipe("digits"), values), tmp_path, worker=LocalWorker("cpu"), sinks=[PicturesSink()])
     assert matplotlib.image.imread(tmp_path / "transition.png").ndim == 3
+
+
+def test_a_method_with_numbers_of_its_own_leaves_them_as_a_picture(tmp_path):
+    values = {"method.name": "self-paced", "epochs": 2, "optimizer.milestones": [1], "data.num_train": 200}
+    train(override(recipe("digits"), values), tmp_path, worker=LocalWorker("cpu"), sinks=[PicturesSink()])
+    assert matplotlib.image.imread(tmp_path / "method.png").ndim == 3

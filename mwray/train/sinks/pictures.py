@@ -1,4 +1,4 @@
-"""Pictures of a run as files in its folder: weights, confusion, curves, and transition where a method found one."""
+"""Pictures of a run as files in its folder: weights, confusion, curves, and what the method itself reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mwray.reports import draw
+from mwray.reports import draw, method_draw
 from mwray.reports.picture_data import Samples
 from mwray.train.sinks.base import RunInfo
 from mwray.train.sinks.history import History
@@ -77,7 +77,10 @@ class PicturesSink:
             draw.save(draw.confusion(arrays["confusion"], self.run.class_names), folder / "confusion.png")
         if matrices := transitions_of(arrays):
             draw.save(draw.transitions(matrices, self.run.class_names), folder / "transition.png")
-        draw.save(draw.training(self.history.columns()), folder / "curves.png")
+        columns = self.history.columns()
+        if method_draw.reported(columns):
+            draw.save(method_draw.method(columns), folder / "method.png")
+        draw.save(draw.training(columns), folder / "curves.png")
 
 
 def transitions_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
