@@ -16,13 +16,14 @@ from mwray.methods.classifier import Classifier
 from mwray.methods.exchange import total
 from mwray.methods.forward_loss import transition_findings
 from mwray.methods.head import features_of, last_linear
+from mwray.methods.held_out import HeldOut
 from mwray.methods.images import training_batches
 from mwray.methods.noise_layer import NoiseLayer
 from mwray.methods.phases import Phases
 from mwray.methods.settings import SModelSettings
 
-DEFAULT_SHARE = 0.1
-"""Of the run that goes without the layer, chosen on digits: the paper gives no length."""
+LONGEST = 0.5
+"""Share of the run after which the layer is put on in any case."""
 
 
 @final
@@ -34,9 +35,11 @@ class SModel(Method):
     where it stands. It is tested without the layer. The layer has the network's learning rate and no weight decay,
     which would pull it towards "every label is equally likely".
 
-    The authors stop their first phase early, by a validation loss. Here its length is a setting, a tenth of the run by
-    default: the longer it is, the more wrong labels are learned by heart, and then the confusion shows no noise. The
-    schedule of learning rates runs once through both phases, since the network goes on.
+    As in their code the first phase holds a tenth of the training images out and ends once the loss on their observed
+    labels has not fallen for some epochs: stopped too early, the confusion shows the network's own errors; too late,
+    labels learned by heart and no noise. Where we differ: the network goes back to the lowest loss (theirs goes on from
+    the last epoch); half of the run is the most; the second phase, which they stop likewise, trains on all images to
+    the end of the run, as every other method. The schedule of learning rates runs once through both phases.
 
     Raises:
         ConfigError: the first phase is as long as the run or longer.
@@ -44,7 +47,8 @@ class SModel(Method):
 
     def __init__(self, settings: SModelSettings, setup: Setup) -> None:
         self.settings, self.setup = settings, setup
-        self.phases = Phases.of(settings.first_epochs, DEFAULT_SHARE, setup.epochs)
+        self.phases = Phases.of(settings.first_epochs, LONGEST, setup.epochs)
+        self.held_out = HeldOut(setup, settings.patience) if settings.first_epochs is None else None
         self.classifier = Classifier(setup)
         num_classes = setup.splits.num_classes
         self.last = last_linear(self.classifier.network, num_classes) if settings.form == "complex" else None
@@ -53,23 +57,19 @@ class SModel(Method):
         self.adapting = False
 
     def epoch_start(self, epoch: int) -> None:
-        """Set the learning rates; at the change of phase, start the layer from the confusion so far."""
-        self.classifier.start_epoch(epoch)
+        """At the change of phase, start the layer from the confusion so far; set the learning rates."""
+        if not self.adapting and (self.phases.second(epoch) or (self.held_out is not None and self.held_out.over)):
+            self._put_on()
+        self.classifier.start_epoch(epoch)  # last: going back brings the old rate with it
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = self.setup.learning_rate(epoch), 0.0
-        if epoch == self.phases.first:
-            self.layer.start_from(transition.normalised(self._confusion()))
-        self.adapting = self.phases.second(epoch)
         self.transition_sum = torch.zeros_like(self.layer.bias)
         self.steps = 0
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:
         """Step on -log p(label), p being the network's prediction sent through the layer (their Eq. 3 and 4)."""
         if not self.adapting:
-            logits = self.classifier.forward(batch.x)
-            losses = cross_entropy(logits, batch.y)
-            self.classifier.descend(losses.mean())
-            return Step(logits.detach(), losses.detach())
+            return self._first_step(batch)
         logits, log_q = self._forward(batch.x)
         losses = adapted_loss(logits, log_q, batch.y)
         self._descend(losses.mean())
@@ -78,8 +78,10 @@ class SModel(Method):
         return Step(logits.detach(), losses.detach())
 
     def epoch_end(self, epoch: int) -> None:
-        """Agree on running statistics."""
+        """Agree on running statistics; in the first phase, look at what is held out."""
         self.classifier.agree()
+        if self.held_out is not None and not self.adapting:
+            self.held_out.look(self.classifier)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits [B, C] of the network without the layer."""
@@ -88,14 +90,17 @@ class SModel(Method):
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The layer's transition (the complex form's: mean over the epoch's samples) beside the labels' own."""
         if not self.adapting:
-            return {"phase": 1.0}, {}
+            return {"phase": 1.0, **({"held_out_loss": self.held_out.losses[-1]} if self.held_out else {})}, {}
         estimated = self.setup.worker.average([self.transition_sum / self.steps])[0]
         numbers, arrays = transition_findings(estimated, self.setup.splits)
         return {"phase": 2.0, **numbers}, arrays
 
     def state(self) -> dict[str, Any]:
-        """Network, layer and both optimisers."""
+        """Network, layer and both optimisers; the phase, and what the first one knows of the images held out."""
+        held_out = self.held_out
         return {
+            "adapting": self.adapting,
+            "held_out": None if held_out is None else {"losses": list(held_out.losses), "best": held_out.best},
             "classifier": self.classifier.state(),
             "layer": self.layer.state_dict(),
             "layer_optimizer": self.optimizer.state_dict(),
@@ -103,9 +108,27 @@ class SModel(Method):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
+        self.adapting = state["adapting"]
+        if self.held_out is not None:
+            self.held_out.losses, self.held_out.best = list(state["held_out"]["losses"]), state["held_out"]["best"]
         self.classifier.restore(state["classifier"])
         self.layer.load_state_dict(state["layer"])
         self.optimizer.load_state_dict(state["layer_optimizer"])
+
+    def _first_step(self, batch: Batch) -> Step:
+        logits = self.classifier.forward(batch.x)
+        losses = cross_entropy(logits, batch.y)
+        mean = losses.mean() if self.held_out is None else self.held_out.mean_of_others(losses, batch)
+        self.classifier.descend(mean)
+        return Step(logits.detach(), losses.detach())
+
+    def _put_on(self) -> None:
+        """Begin the second phase."""
+        if self.held_out is not None and self.held_out.best is not None:
+            self.classifier.restore(self.held_out.best)
+            self.held_out.best = None
+        self.layer.start_from(transition.normalised(self._confusion()))
+        self.adapting = True
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, C] and the layer's log transition, [B, C, C] or [1, C, C]."""

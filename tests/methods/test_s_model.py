@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from mwray.methods.noise_layer import NoiseLayer
 from mwray.methods.s_model import adapted_loss
 from mwray.methods.settings import BaseModelSettings, SModelSettings
 from mwray.methods.transition import empirical, error, normalised
-from tests.methods.setups import batches, make_setup, parameters, started
+from tests.methods.setups import batches, make_setup, parameters, same, started
 
 
 def train(method, setup, epochs):
@@ -110,6 +112,54 @@ def test_the_layer_learns_at_the_networks_rate_and_never_decays():
     setup = make_setup(milestones=(2,))
     method = started(SModelSettings(first_epochs=1), setup, epoch=3)
     assert [(g["lr"], g["weight_decay"]) for g in method.optimizer.param_groups] == [(pytest.approx(0.01), 0.0)]
+
+
+def test_the_first_phase_is_over_when_the_loss_on_what_it_holds_out_has_stopped_falling():
+    setup = make_setup(epochs=12)
+    method = started(SModelSettings(patience=2), setup)
+    held_out = method.held_out
+    assert held_out is not None and len(held_out.index) == 20
+    phases, best = [], {}
+    for epoch in range(4):
+        method.epoch_start(epoch)
+        phases.append(method.adapting)
+        held_out.losses.append([3.0, 2.0, 2.5, 2.25][epoch])  # in place of what `look` would measure
+        if held_out.losses[-1] == min(held_out.losses):
+            best = held_out.best = copy.deepcopy(method.classifier.state())
+        for batch in batches(setup):
+            method.update(batch, None)
+    assert phases == [False] * 4 and held_out.over
+    method.epoch_start(4)
+    assert method.adapting
+    assert same(method.classifier.state()["network"], best["network"])
+    assert method.classifier.optimizer.param_groups[0]["lr"] == setup.learning_rate(4)
+    torch.testing.assert_close(method.layer(None)[0].exp(), normalised(method._confusion()).float())
+
+
+def test_the_first_phase_takes_half_of_the_run_at_most():
+    setup = make_setup(epochs=6)
+    method = started(SModelSettings(patience=100), setup)
+    train(method, setup, range(3))
+    assert not method.adapting
+    method.epoch_start(3)
+    assert method.adapting
+
+
+def test_what_is_held_out_teaches_nothing_and_its_loss_is_that_of_observed_labels():
+    setup = make_setup()
+    method = started(SModelSettings(), setup)
+    held_out = method.held_out
+    assert held_out is not None
+    everything = batches(setup, 200, 1)[0]
+    losses = torch.ones(200, requires_grad=True)
+    held_out.mean_of_others(losses, everything).backward()
+    expected = torch.full((200,), 1 / 180)
+    expected[held_out.index] = 0
+    torch.testing.assert_close(losses.grad, expected)
+    held_out.look(method.classifier)
+    logits = method.predict(everything.x)[held_out.index]
+    own = torch.nn.functional.cross_entropy(logits, setup.splits.train.observed[held_out.index])
+    assert held_out.losses == [pytest.approx(float(own), rel=1e-5)]
 
 
 def test_a_first_phase_as_long_as_the_run_is_refused():

@@ -59,8 +59,11 @@ class SModelSettings:
     form: Literal["simple", "complex"] = "simple"
     """One transition matrix for all images, or one that also depends on the image's features."""
     first_epochs: Annotated[int, Gt(0)] | None = None
-    """Epochs of plain training before the layer is put on; None: a tenth of the run, one epoch at least. They are part
-    of the run's `epochs`, so the whole costs one plain training and one pass over the training set."""
+    """Epochs of plain training before the layer is put on; None: until the loss on a tenth of the training images, held
+    out of this phase with their observed labels, has stopped falling, half of the run at most. They are part of the
+    run's `epochs`, so the whole costs one plain training and one pass over the training set."""
+    patience: Annotated[int, Gt(0)] = 4
+    """Epochs without a lower loss after which a first phase of open length is over (4 in the authors' code)."""
     counts: Literal["hard", "soft"] = "hard"
     """The layer starts from counts of predicted classes, or from sums of predicted probabilities."""
 
