@@ -27,6 +27,20 @@ def test_the_hard_gradient_is_that_of_cross_entropy_against_a_constant_blend(set
     torch.testing.assert_close(ours, logits.detach().softmax(1) - target)  # p - q: all of it, so none through q
 
 
+@pytest.mark.parametrize(("beta", "ends_at_the_label"), [(0.8, True), (0.6, True), (0.4, False), (0.2, False)])
+def test_a_guess_resists_being_taught_a_wrong_label_by_heart_below_one_half_only(beta, ends_at_the_label):
+    """A network that can fit every label moves each sample's logits freely. With the guess at class 0 the loss of label
+    1 is least at p_1 = beta: above one half the guess turns into the label on the way there, and nothing is left of it.
+    """
+    method = started(ReedSettings(beta=beta), make_setup())
+    logits = torch.tensor([[4.0, 0.0]], dtype=torch.float64, requires_grad=True)  # sure of class 0
+    for _ in range(2000):
+        (gradient,) = torch.autograd.grad(method.objective(logits, torch.tensor([1])).sum(), logits)
+        logits = (logits - 0.5 * gradient).detach().requires_grad_()
+    p = float(logits.detach().softmax(1)[0, 1])
+    assert p == pytest.approx(1.0 if ends_at_the_label else beta, abs=0.01)
+
+
 def test_the_soft_form_regularises_the_entropy():
     logits, y = logits_and_labels()
     method = started(ReedSettings(form="soft"), make_setup())
