@@ -20,6 +20,7 @@ from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
 from mwray.records import Run
+from mwray.reports.comparison import MEASURES
 
 if TYPE_CHECKING:
     from mwray.worker import Worker
@@ -98,6 +99,7 @@ def compare(options: argparse.Namespace) -> int:
         values=dict(parse(first, assignment) for assignment in options.set),
         address=options.address,
         concurrency=options.concurrency,
+        measure=options.measure,
     )
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
@@ -193,8 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     beside = verbs.add_parser("compare", help="methods beside one another, over seeds")
     beside.add_argument("--recipes", type=_names, default=["digits"], metavar="A,B,..", help="default: digits")
     beside.add_argument(
-        "--methods", type=_names, default=["base", "mwnet"], metavar="A,B,..", help="default: base,mwnet"
+        "--methods", type=_names, default=["base", "mwnet"], metavar="A,B,..|all", help="default: base,mwnet"
     )
+    beside.add_argument("--measure", choices=tuple(MEASURES), default="test.last", help="default: the last epoch")
     beside.add_argument("--seeds", type=_positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
     beside.add_argument("--concurrency", type=_positive, metavar="K", help="trainings at once (default: what fits)")
     beside.set_defaults(verb=compare)

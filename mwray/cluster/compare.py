@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mwray.cluster.sweep import Job, Outcome, sweep
-from mwray.config import fingerprint, leaves, override
+from mwray.config import ConfigError, fingerprint, leaves, override
 from mwray.experiment import Experiment
+from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
 from mwray.records import write_atomically
+from mwray.reports.comparison import MEASURES, csv_text, markdown, table
 from mwray.reports.comparison import compare as read_comparison
-from mwray.reports.comparison import csv_text, markdown, table
 
 
 def compare(
@@ -28,15 +29,19 @@ def compare(
     values: Mapping[str, Any] | None = None,
     address: str | None = None,
     concurrency: int | None = None,
+    measure: str = "test.last",
 ) -> list[Outcome]:
     """Train all, then print and write table.md and table.csv in `folder`.
 
     A method other than the recipe's own starts from its own defaults; data, network, optimiser, epochs and seed are the
-    recipe's for all (equal schedules). Accuracy is that of the last epoch.
+    recipe's for all (equal schedules). ["all"] stands for every method that a recipe alone can describe. `measure` is
+    one of MEASURES; asking for another one of finished runs trains nothing.
 
     Raises:
         ConfigError: a name is unknown, or a value impossible: before anything is started.
     """
+    if list(methods) == ["all"]:
+        methods = every_method(recipes[0])
     jobs, runs = [], []
     for name in recipes:
         for method in methods:
@@ -51,8 +56,20 @@ def compare(
     ]
     write_atomically(folder / "comparison.json", json.dumps(listing, indent=1).encode())
     outcomes = sweep(jobs, address=address, concurrency=concurrency)
-    _print(runs, folder)
+    _print(runs, folder, measure)
     return outcomes
+
+
+def every_method(name: str) -> list[str]:
+    """The methods that can be put into recipe `name` without further settings, in the order of the registry."""
+    found = []
+    for method in METHODS:
+        try:
+            override(recipe(name), {"method.name": method})
+        except ConfigError:  # a frozen weight net, say, has to be given
+            continue
+        found.append(method)
+    return found
 
 
 def _experiment(name: str, method: str, seed: int, values: Mapping[str, Any]) -> Experiment:
@@ -65,11 +82,11 @@ def _meant_for(key: str, experiment: Experiment) -> bool:
     return not key.startswith("method.") or key in leaves(experiment)
 
 
-def _print(runs: Sequence[tuple[str, str, Path]], folder: Path) -> None:
-    lines = table(read_comparison(runs))
+def _print(runs: Sequence[tuple[str, str, Path]], folder: Path, measure: str) -> None:
+    lines = table(read_comparison(runs, measure))
     write_atomically(folder / "table.md", markdown(lines).encode())
     write_atomically(folder / "table.csv", csv_text(lines).encode())
-    shown = Table(*lines[0], title="Test accuracy at the last epoch, %: mean +- sample standard deviation (runs)")
+    shown = Table(*lines[0], title=f"Test accuracy, {MEASURES[measure]}, %: mean +- sample standard deviation (runs)")
     for line in lines[1:]:
         shown.add_row(*line)
     Console().print(shown)

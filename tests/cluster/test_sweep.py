@@ -8,9 +8,10 @@ import pytest
 import ray
 from rich.console import Console
 
-from mwray.cluster.compare import compare
+from mwray.cluster.compare import compare, every_method
 from mwray.cluster.sweep import Job, sweep
 from mwray.config import override
+from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
 from mwray.records import Run
 
@@ -55,3 +56,11 @@ def test_a_comparison_writes_its_table_and_goes_on_from_it(tmp_path, capsys):
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines] == ["method", "---", "base", "mwnet"]
     assert all("(2)" in line for line in lines[2:])
+    best = [Run(folder).summary()["test.best"] for folder in tmp_path.glob("digits/base-seed*")]
+    compare(["digits"], ["base"], 2, tmp_path, values=TINY, measure="test.best")
+    assert f"{100 * sum(best) / 2:.2f}" in (tmp_path / "table.md").read_text()
+
+
+def test_all_methods_are_those_that_need_nothing_beside_a_recipe():
+    assert set(METHODS) - set(every_method("digits")) == {"frozen"}
+    assert every_method("digits")[0] == "base"
