@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except UserError as error:
         print(f"mwray: {error}", file=sys.stderr)
-        return 1 if isinstance(error, ArithmeticError) else 2
+        return 1 if isinstance(error, ArithmeticError | OSError) else 2
 
 
 def train(options: argparse.Namespace) -> int:

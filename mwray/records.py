@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mwray.errors import UserError
+from mwray.storage import Appender, remove_parts
+from mwray.storage import write_atomically as write_atomically
 
 PACKAGES = ("mwray", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
 
@@ -31,27 +32,12 @@ class RecordError(UserError, ValueError):
     """A run folder that cannot be used: names the file and what is wrong with it."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a machine that stops, sees all of it or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 class Run:
     """One run's folder. Reading needs nothing but the files; writing is rank 0's alone."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self._appender = Appender(self.folder / "records.jsonl")
 
     def experiment(self) -> dict[str, Any]:
         """The experiment as nested plain data.
@@ -108,25 +94,28 @@ class Run:
         self._write("environment.json", [*started, {**environment, "epoch": epoch}])
         kept = [record for record in self.records() if record["epoch"] <= epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self.folder / "records.jsonl", text.encode())
+        write_atomically(self.folder / "records.jsonl", text.encode(), make_folder=False)
+        self._appender = Appender(self.folder / "records.jsonl")
+        remove_parts(self.folder)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add the record of one finished epoch and wait until it is on the disk."""
-        with (self.folder / "records.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add the record of one finished epoch and wait until it is on the disk.
+
+        Raises:
+            StorageError: the storage failed for longer than `mwray.storage.patience`.
+        """
+        self._appender.add((json.dumps(record) + "\n").encode())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
-        self._write("done", summary)
+        self._write("done", summary, make_folder=False)
 
     def _lines(self) -> int:
         path = self.folder / "records.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    def _write(self, name: str, data: Any) -> None:
-        write_atomically(self.folder / name, (json.dumps(data, indent=1) + "\n").encode())
+    def _write(self, name: str, data: Any, make_folder: bool = True) -> None:
+        write_atomically(self.folder / name, (json.dumps(data, indent=1) + "\n").encode(), make_folder=make_folder)
 
     def _read(self, name: str) -> Any:
         path = self.folder / name

@@ -18,7 +18,9 @@ ALLOWED = {
     "seeding": set(),
     "worker": set(),
     "process_group": set(),
-    "records": set(),
+    "storage": set(),
+    "lock": {"storage"},
+    "records": {"storage"},
     "optim": {"config"},
     "data": {"config", "seeding"},
     "models": {"config", "worker"},
@@ -43,7 +45,19 @@ ALLOWED = {
         "models",
         "optim",
     },
-    "train": {"config", "seeding", "worker", "records", "data", "models", "methods", "experiment", "reports"},
+    "train": {
+        "config",
+        "seeding",
+        "worker",
+        "storage",
+        "lock",
+        "records",
+        "data",
+        "models",
+        "methods",
+        "experiment",
+        "reports",
+    },
 }
 
 

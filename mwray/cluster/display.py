@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mwray.cluster.board import Board, clock, heading, percent, plain
-from mwray.cluster.leaderboard import Row, SearchResult
-from mwray.cluster.trial import FAILURE
+from mwray.cluster.failure import FAILURE
+from mwray.cluster.leaderboard import Row, SearchResult, who
 from mwray.train.checkpoint import files as checkpoints
 
 COLORS = {"running": "cyan", "finished": "green", "pruned": "yellow", "failed": "red", "waiting": "dim"}
@@ -77,7 +77,7 @@ class Plain:
         """Print a line when the state changed."""
         if self.board.put(row) == row.state or row.state == "waiting" and row.epoch == 0:
             return
-        self.note(f"{self._place()} {_who(row)} {row.state}: {self._what(row)}")
+        self.note(f"{self._place()} {who(row)} {row.state}: {self._what(row)}")
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -119,7 +119,7 @@ class LiveTable:
         """Take the row in; the next drawing shows it."""
         before = self.board.put(row)
         if row.state == "failed" and before != "failed":
-            self.note(f"{_who(row)} failed: {row.reason}")
+            self.note(f"{who(row)} failed: {row.reason}")
 
     def note(self, text: str) -> None:
         """Print a line above the table."""
@@ -196,7 +196,7 @@ def _line(row: Row, names: Sequence[str]) -> list[str]:
 def _where(result: SearchResult) -> list[str]:
     lines = []
     failed = [row for row in result.rows if row.state == "failed"]
-    lines += [f"{_who(row)} failed: {row.reason}{_traceback(row)}" for row in failed]
+    lines += [f"{who(row)} failed: {row.reason}{_traceback(row)}" for row in failed]
     if result.best is not None:
         folder = result.best.folder
         lines.append(f"Best: trial {result.best.label}, in {folder}")
@@ -206,10 +206,6 @@ def _where(result: SearchResult) -> list[str]:
     command = f"{sys.executable} -m tensorboard.main --logdir {result.folder / 'trials'} --host 127.0.0.1"
     lines += ["All trials side by side, in TensorBoard:", f"  {command}"]
     return lines
-
-
-def _who(row: Row) -> str:
-    return "BaseModel" if row.number is None else f"trial {row.number}"
 
 
 def _traceback(row: Row) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 
+from mwray.records import RecordError
 from mwray.space import Space
+from mwray.storage import Appender, patiently
+
+FILE = "study.journal"
 
 STUDY = "mwray"
 """The study's name within its file."""
@@ -20,11 +27,12 @@ def open_study(folder: Path, space: Space) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "study.journal"
-    _mend(path)
+    path = folder / FILE
+    for lock in folder.glob(f"{FILE}.lock*"):  # of optuna-dashboard, killed while it wrote
+        lock.unlink(missing_ok=True)
     direction = "maximize" if space.mode == "max" else "minimize"
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
+        storage=JournalStorage(Journal(path)),
         study_name=STUDY,
         direction=direction,
         load_if_exists=True,
@@ -32,18 +40,63 @@ def open_study(folder: Path, space: Space) -> optuna.Study:
     )
 
 
-def _mend(path: Path) -> None:
-    """Undo what a kill may leave: a last line cut short, which would spoil the next one, and a lock that nobody holds.
+def read_study(folder: Path) -> optuna.Study | None:
+    """The study in `folder` as it is at this moment, for looking only; None: there is none.
 
-    Safe because the search's folder has one driver at a time (mwray.cluster.lock).
+    Nothing is mended or locked: a driver may be writing to it, and a line that is not whole yet is left out.
     """
-    for lock in path.parent.glob(f"{path.name}.lock*"):
-        lock.unlink(missing_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    path = folder / FILE
     if not path.exists():
-        return
-    with path.open("rb+") as file:
-        data = file.read()
-        file.truncate(data.rfind(b"\n") + 1)
+        return None
+    try:
+        return optuna.load_study(study_name=STUDY, storage=JournalStorage(Journal(path, writable=False)))
+    except KeyError:  # begun, and killed before its first line was written
+        return None
+
+
+class Journal(BaseJournalBackend):
+    """Optuna's journal format - JSON lines, which optuna-dashboard opens - written so that failing storage is survived.
+
+    Optuna's own file backend leaves half a line behind when the disk fills up, and spoils the next one with it. It also
+    locks the file for each line; here the search's folder has one driver (mwray.lock), and reads its file once.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = True) -> None:
+        """Open the journal at `path`; a writable one is made, or mended after a kill: a last line cut short goes."""
+        self._logs: list[dict[str, Any]] = []
+        self._writable = writable
+        if writable:
+            patiently(lambda: path.touch(), path)
+        data = patiently(path.read_bytes, path)
+        whole = data.rfind(b"\n") + 1
+        if writable and whole < len(data):
+            patiently(lambda: os.truncate(path, whole), path)
+        self._logs = [_parsed(line, number, path) for number, line in enumerate(data[:whole].splitlines(), 1)]
+        self._appender = Appender(path)
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Entries from that number on."""
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add entries and wait until they are on the disk.
+
+        Raises:
+            StorageError: the storage failed for longer than `mwray.storage.patience`; none of them was added.
+        """
+        assert self._writable
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        self._appender.add("".join(lines).encode())
+        self._logs += [json.loads(line) for line in lines]  # as a reader of the file would see them
+
+
+def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except ValueError as error:
+        raise RecordError(f"{path}, line {number}: not readable ({error}); was it changed by hand?") from None
 
 
 def _pruner(space: Space) -> optuna.pruners.BasePruner:

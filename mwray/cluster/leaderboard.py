@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mwray.cluster.failure import FAILURE
 from mwray.cluster.study import Proposal, Study
-from mwray.cluster.trial import FAILURE
 from mwray.config import leaves, to_dict
 from mwray.experiment import Experiment
 from mwray.records import Run, write_atomically
@@ -83,6 +83,11 @@ class SearchResult:
     def best(self) -> Row | None:
         """The best trial that ran to its end."""
         return next((row for row in self.rows if row.state == "finished"), None)
+
+
+def who(row: Row) -> str:
+    """A trial, in a sentence."""
+    return "BaseModel" if row.number is None else f"trial {row.number}"
 
 
 def columns(space: Space) -> tuple[str, ...]:

@@ -11,11 +11,10 @@ folder/ray/                              Ray's own files, removed when all went 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import threading
-import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,16 +27,17 @@ from mwray.cluster import display as displays
 from mwray.cluster import leaderboard, probe
 from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes
 from mwray.cluster.leaderboard import Row, SearchResult
-from mwray.cluster.lock import locked
 from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
-from mwray.cluster.trial import run_alone, run_over_workers
+from mwray.cluster.trial import Alone, run_over_workers
 from mwray.config import fingerprint, override
+from mwray.lock import locked
 from mwray.records import write_atomically
 from mwray.space import Space
 
-RESTARTS = 2
-"""Of a trial whose process dies; an error of the training itself is never tried again."""
+RESTARTS = 100
+"""Of a trial whose process dies, in all: machines are taken away. `mwray.cluster.failure.MOST` bounds those that lead
+nowhere, and an error of the training itself is never tried again."""
 WIDTH = 140
 """Columns of the leaderboard where the output is no terminal."""
 
@@ -69,6 +69,7 @@ def search(
     Raises:
         ConfigError: `folder` holds another search, a trial does not fit, or not all nodes see `folder`.
         LockedError: another process drives the search in `folder`.
+        StorageError: `folder` could not be written for longer than `mwray.storage.patience`; the same call goes on.
     """
     folder = folder.resolve()
     console = Console() if Console().is_terminal else Console(width=WIDTH)
@@ -81,6 +82,8 @@ def search(
             screen = displays.make(console, display)
             with connected(address):
                 session = _run(study, base, folder, screen, address, concurrency, gpus_per_trial, workers_per_trial)
+        if session is not None and session.storage_failed is not None:
+            raise session.storage_failed
         result = _result(study, folder, session)
         leaderboard.write(result)
     if display:
@@ -108,18 +111,25 @@ def _run(
         screen.note(why)
     allotment = allot(nodes(), workers, concurrency, share)
     limit(allotment, nodes(), concurrency, joined)  # refuses before anything is shown
+    driver = uuid.uuid4().hex[:12]
     session = Session(
         study,
         base if base is not None and base.state == "waiting" else None,
         screen,
         lambda: limit(allotment, nodes(), concurrency, joined),
-        {"workers": workers, "cpus": allotment.cpus, "gpus": allotment.gpus, "storage": str(folder / "ray" / "train")},
+        {
+            "workers": workers,
+            "cpus": allotment.cpus,
+            "gpus": allotment.gpus,
+            "storage": str(folder / "ray" / "train"),
+            "driver": driver,
+        },
     )
     rows = leaderboard.rows(study) + ([base] if base is not None else [])
     screen.begin(rows, study.target + (base is not None), leaderboard.columns(study.space))
     try:
         with _interruptible(session):
-            _tuner(session, folder, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
+            _tuner(session, driver, folder, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
     finally:
         screen.close()
     if not session.stopping and session.errors == 0:
@@ -127,12 +137,12 @@ def _run(
     return session
 
 
-def _tuner(session: Session, folder: Path, workers: int, single: dict[str, float]) -> tune.Tuner:
+def _tuner(session: Session, driver: str, folder: Path, workers: int, single: dict[str, float]) -> tune.Tuner:
     """Ray Tune, for carrying out alone: no sampler, no scheduler and no snapshot of its own is relied on."""
     if workers > 1:
         trainable = tune.with_resources(run_over_workers, tune.PlacementGroupFactory([driver_resources()]))
     else:
-        trainable = tune.with_resources(run_alone, single)
+        trainable = tune.with_resources(Alone, single)
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -143,7 +153,7 @@ def _tuner(session: Session, folder: Path, workers: int, single: dict[str, float
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",  # a new one each time: nothing is restored from it
+            name=driver,  # a new one each time: nothing is restored from it
             storage_path=str(folder / "ray"),
             verbose=0,
             stop=TuneStopper(session),

@@ -10,16 +10,20 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from mwray.cluster.display import Display
-from mwray.cluster.leaderboard import Row, row_of
+from mwray.cluster.leaderboard import Row, row_of, who
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Job
+from mwray.storage import StorageError
+
+T = TypeVar("T")
 
 SAME_FAILURES = 3
 """So many trials, all there are, failing for one reason, end the search: the rest would fail as well."""
@@ -50,6 +54,7 @@ class Session:
         self.study, self.base, self.display = study, base, display
         self.interrupted = False
         self.stopped: str | None = None
+        self.storage_failed: StorageError | None = None
         self.errors = 0
         self._limit, self._resources = limit, resources
         self._live: dict[str, Row] = {}
@@ -89,6 +94,8 @@ class Session:
     def reported(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Note an epoch; returns whether the trial is to be stopped as hopeless."""
         row, record = self._live.get(trial_id), result.get("record")
+        if row is not None:
+            self._warn(row, result)
         if row is None or not isinstance(record, Mapping):
             return False
         self._change(
@@ -111,6 +118,8 @@ class Session:
     def ended(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """The trial is over: by itself, because it was hopeless, or because the search stops."""
         row = self._live[trial_id]
+        if result.get("outcome"):
+            self._warn(row, result)
         if result.get("outcome") == "done":
             self._finish(trial_id, row, result.get("value"))
         elif result.get("outcome") == "failed":
@@ -131,7 +140,24 @@ class Session:
         self.interrupted = True
         self.display.note("stopping: running trials keep their last checkpoint (once more to stop at once)")
 
+    def recovered(self, trial_id: str, reason: str) -> None:
+        """The trial's process died, and is started again."""
+        if trial_id in self._live:
+            row = self._live[trial_id]
+            self._change(trial_id, state="waiting")
+            self.display.note(f"{who(row)} is started again, from epoch {row.epoch} or the one before: {reason}")
+
+    def storage_lost(self, error: StorageError) -> None:
+        """What the study was told could not be written: stop in order, since nothing can be remembered any more."""
+        if self.storage_failed is None:
+            self.storage_failed, self.stopped = error, str(error)
+            self.display.note(f"stopping: {error}")
+
     # -----------------------------------------------------------------------------------------------------------------
+
+    def _warn(self, row: Row, result: Mapping[str, Any]) -> None:
+        for text in result.get("warnings") or ():
+            self.display.note(f"{who(row)}: {text}")
 
     def _take_back_lost(self) -> None:
         """Queue again what Ray could not start in a used process whose last training would not end.
@@ -218,6 +244,23 @@ class NotPickled:
         return self
 
 
+def in_order(default: T) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Make of a storage error, which would tear Ray Tune down with all trials, an orderly stop of the search."""
+
+    def decorate(method: Callable[..., T]) -> Callable[..., T]:
+        @wraps(method)
+        def guarded(self: Any, *given: Any, **named: Any) -> T:
+            try:
+                return method(self, *given, **named)
+            except StorageError as error:
+                self._session.storage_lost(error)
+                return default
+
+        return guarded
+
+    return decorate
+
+
 class TuneSearcher(NotPickled, Searcher):
     """Ray Tune's question what to run next."""
 
@@ -225,10 +268,12 @@ class TuneSearcher(NotPickled, Searcher):
         super().__init__(metric=None, mode=None)
         self._session = session
 
+    @in_order(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, str] | str | None:
         """The next trial's config."""
         return self._session.next(trial_id)
 
+    @in_order(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Pass on the end of a trial; of one that died, `TuneCallback` knows the reason."""
         if not error:
@@ -248,6 +293,7 @@ class TuneStopper(NotPickled, Stopper):
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    @in_order(True)
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Look at one trial's report."""
         return False if result.get("done") else self._session.reported(trial_id, result)
@@ -271,10 +317,21 @@ class TuneCallback(NotPickled, Callback):
         """Mark it as running."""
         self._session.started(trial.trial_id)
 
+    @in_order(None)
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that its process died, and is started again."""
+        self._session.recovered(trial.trial_id, _death(trial.error_file))
+
+    @in_order(None)
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that its process died for good."""
         path = trial.error_file
-        text = Path(path).read_text() if path and Path(path).exists() else ""
-        found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Died)\w*: .*)$", text, re.MULTILINE)
-        reason = found[-1] if found else "its process died"
+        reason = _death(path)
         self._session.died(trial.trial_id, f"{reason} (traceback: {path})" if path else reason)
+
+
+def _death(path: str | None) -> str:
+    """The last error in Ray's file on a trial, in one line."""
+    text = Path(path).read_text() if path and Path(path).exists() else ""
+    found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Died|Left)\w*: .*)$", text, re.MULTILINE)
+    return found[-1] if found else "its process died"

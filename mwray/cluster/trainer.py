@@ -11,19 +11,19 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from mwray.cluster import leave, warn
 from mwray.cluster.connect import allot, check_shared, connected, nodes
+from mwray.cluster.failure import FAILURE, clear_failure, failure_of
 from mwray.cluster.follow import following
-from mwray.cluster.trial import FAILURE, Job, clear_failure, failure_of, note_failure, sinks
+from mwray.cluster.trial import Job, train_noting
 from mwray.cluster.worker import TrainWorker
 from mwray.config import ConfigError
 from mwray.errors import UserError
 from mwray.experiment import Experiment
-from mwray.process_group import PeerLost
 from mwray.records import Run
-from mwray.train.loop import train
 
-RESTARTS = 3
-"""Of a group of workers, when one of them dies."""
+RESTARTS = 100
+"""Of a group of workers, when one of them dies; `mwray.cluster.failure.MOST` bounds those that lead nowhere."""
 START_FAILURES = 5
 """Of the group as a whole, before giving up: Ray's own default is to try for ever."""
 
@@ -83,7 +83,7 @@ def make_trainer(job: Job, callbacks: Sequence[Any]) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config=job.config(),
-        torch_config=TorchConfig(backend=backend),
+        torch_config=TermConfig(backend=backend),
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.workers, use_gpu=job.gpus > 0, resources_per_worker=_resources(job)
         ),
@@ -100,22 +100,37 @@ def make_trainer(job: Job, callbacks: Sequence[Any]) -> TorchTrainer:
 def train_worker(config: Mapping[str, str]) -> None:
     """What each worker runs.
 
-    An error of the training itself is written down before it is raised: Ray takes the group down, starts it again, and
+    An error of the training itself is written down before this raises: Ray takes the group down, starts it again, and
     the second start finds the note and leaves at once. Only lost workers are worth training again.
     """
     job = Job.from_config(config)
     if (job.path / FAILURE).exists():
         return
     torch.set_num_threads(job.cpus)
-    worker = TrainWorker()
-    worker.report_again(job.path)
-    try:
-        train(job.settings(), job.path, worker=worker, sinks=sinks())
-    except PeerLost:
-        raise
-    except Exception as error:
-        note_failure(job.path, error)
-        raise
+    with warn.kept(job.path) as warnings:
+        worker = TrainWorker(warnings.take if ray.train.get_context().get_world_rank() == 0 else tuple)
+        worker.report_again(job.path)
+        train_noting(job, worker)
+    if (failure := failure_of(job.path)) is not None:  # the others may still wait for this one
+        raise RuntimeError(failure["reason"])
+
+
+class TermBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ray Train's torch backend on processes that take SIGTERM as a request to leave."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Set the workers up, from their main threads."""
+        worker_group.execute(leave.listen)
+        super().on_start(worker_group, backend_config)
+
+
+class TermConfig(TorchConfig):
+    """Settings of `TermBackend`."""
+
+    @property
+    def backend_cls(self) -> Any:
+        """The backend's class."""
+        return TermBackend
 
 
 def _resources(job: Job) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,18 +10,21 @@ from typing import Any
 
 import ray.tune
 import torch
+from ray.tune.trainable import wrap_function
 
+from mwray.cluster import leave, warn
+from mwray.cluster.failure import clear_failure, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.study import objective_of
 from mwray.cluster.worker import TuneWorker
 from mwray.config import read, to_dict
 from mwray.experiment import Experiment
-from mwray.records import write_atomically
-from mwray.train.loop import train
+from mwray.lock import LockedError
+from mwray.process_group import PeerLost
+from mwray.storage import patiently
+from mwray.train.loop import Left, train
 from mwray.train.sinks import PicturesSink, Sink, TensorBoardSink
 from mwray.train.sinks.arrays import ArraysSink
-
-FAILURE = "failure.json"
-"""In a run's folder: why it failed, with the whole traceback; gone again when it is started anew."""
+from mwray.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Job:
     gpus: float = 0.0
     storage: str = ""
     """Where Ray Train keeps its own files (several workers only)."""
+    driver: str = ""
+    """Names this start of the search."""
 
     @classmethod
     def of(cls, experiment: Experiment, folder: Path, metric: str, **resources: Any) -> Job:
@@ -70,12 +74,20 @@ def run_alone(config: Mapping[str, str]) -> None:
     """Ray Tune's function for a trial of one worker: train inside this process, which the next trial uses again."""
     job = Job.from_config(config)
     torch.set_num_threads(job.cpus)  # or as many as there are cores, for every trial at once
-    clear_failure(job.path)
-    try:
-        train(job.settings(), job.path, worker=TuneWorker(job.device()), sinks=sinks())
-    except Exception as error:  # whatever it is, it is this trial's end and no other's
-        note_failure(job.path, error)
-    ray.tune.report(outcome(job))
+    with warn.kept(job.path) as warnings:
+        begin(job)
+        worker = TuneWorker(job.device(), warnings.take)
+        train_noting(job, worker)
+        ray.tune.report({**outcome(job), "warnings": warnings.take()})
+
+
+class Alone(wrap_function(run_alone)):  # type: ignore[misc]
+    """The same as Ray Tune's class, whose actor's main thread can take signals."""
+
+    def setup(self, config: dict[str, Any], **others: Any) -> None:
+        """Begin; runs once for each process."""
+        leave.listen()
+        super().setup(config, **others)
 
 
 def run_over_workers(config: Mapping[str, str]) -> None:
@@ -85,9 +97,33 @@ def run_over_workers(config: Mapping[str, str]) -> None:
     from mwray.cluster.trainer import make_trainer
 
     job = Job.from_config(config)
-    clear_failure(job.path)
+    begin(job)
     make_trainer(job, [TuneReportCallback()]).fit()
     ray.tune.report(outcome(job))
+
+
+def begin(job: Job) -> None:
+    """Forget an earlier failure; wait for the storage: a search's folder that is away must not be made anew."""
+    patiently(job.path.parent.parent.stat, job.path)
+    clear_failure(job.path)
+
+
+def train_noting(job: Job, worker: Worker) -> None:
+    """Train; an error of the training itself is written down, and raised no further than here.
+
+    Raises:
+        Left, LockedError, PeerLost: no fault of this training's, and worth another start.
+    """
+    try:
+        if worker.rank == 0:
+            count_start(job.path, job.driver)
+        train(job.settings(), job.path, worker=worker, sinks=sinks() if worker.rank == 0 else (), leave=leave.asked)
+    except (Left, LockedError, PeerLost):
+        raise
+    except Exception as error:  # whatever it is, it is this trial's end and no other's
+        note_failure(job.path, error)
+    if worker.rank == 0:
+        clear_starts(job.path)
 
 
 def sinks() -> Sequence[Sink]:
@@ -101,26 +137,3 @@ def outcome(job: Job) -> dict[str, Any]:
     if failure is not None:
         return {"outcome": "failed", "reason": failure["reason"]}
     return {"outcome": "done", "value": objective_of(job.path, job.metric)}
-
-
-def clear_failure(folder: Path) -> None:
-    """Forget why an earlier start failed."""
-    (folder / FAILURE).unlink(missing_ok=True)
-
-
-def note_failure(folder: Path, error: BaseException) -> None:
-    """Write down why this training failed."""
-    lines = str(error).splitlines() or [""]
-    failure = {
-        "reason": f"{type(error).__name__}: {lines[0]}",
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    write_atomically(folder / FAILURE, (json.dumps(failure, indent=1) + "\n").encode())
-
-
-def failure_of(folder: Path) -> dict[str, str] | None:
-    """What `note_failure` wrote, or None."""
-    try:
-        return dict(json.loads((folder / FAILURE).read_text()))
-    except FileNotFoundError:
-        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,23 @@ from mwray.process_group import Exchange
 from mwray.records import Run
 
 
-def progress(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An epoch's record as Ray is told it; `timesteps_total` is the step that Ray's own loggers would use."""
-    return {"record": dict(values), "epoch": values["epoch"], "timesteps_total": values["epoch"]}
+def progress(values: Mapping[str, Any], warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """An epoch's record as Ray is told it, with what else there is to say.
+
+    `timesteps_total` is the step that Ray's own loggers would use.
+    """
+    told = {"warnings": list(warnings)} if warnings else {}
+    return {"record": dict(values), "epoch": values["epoch"], "timesteps_total": values["epoch"], **told}
 
 
 class TuneWorker:
     """The only process of a trial; reports each epoch to Ray Tune."""
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, warnings: Callable[[], Sequence[str]] = tuple) -> None:
         self.rank = 0
         self.size = 1
         self.device = torch.device(device)
+        self._warnings = warnings
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return `tensors` as they are: the mean over one worker."""
@@ -36,7 +41,7 @@ class TuneWorker:
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Tell the search; the checkpoint stays in the run's folder, which outlives the trial's process."""
-        ray.tune.report(progress(values))
+        ray.tune.report(progress(values, self._warnings()))
 
     def resume(self) -> Path | None:
         """Return None: the run's own folder is where to resume from."""
@@ -50,8 +55,9 @@ class TuneWorker:
 class TrainWorker:
     """One of the processes of a Ray Train run; to be made inside its training function."""
 
-    def __init__(self) -> None:
+    def __init__(self, warnings: Callable[[], Sequence[str]] = tuple) -> None:
         context = ray.train.get_context()
+        self._warnings = warnings
         self.rank: int = context.get_world_rank()
         self.size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
@@ -78,7 +84,7 @@ class TrainWorker:
                 _link(checkpoint, Path(folder) / checkpoint.name)
                 held = ray.train.Checkpoint.from_directory(folder)
             name = f"checkpoint_{int(values['epoch']):06d}"
-            ray.train.report(progress(values), checkpoint=held, checkpoint_dir_name=name)
+            ray.train.report(progress(values, self._warnings()), checkpoint=held, checkpoint_dir_name=name)
 
     def resume(self) -> Path | None:
         """The checkpoint that Ray Train holds: the run's folder has the same one, or a newer, unless it was lost."""

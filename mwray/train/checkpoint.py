@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,19 @@ class CheckpointError(UserError, ValueError):
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
-    """Write `state` after `epoch` finished epochs; remove all but the newest two. Returns the file."""
+    """Write `state` after `epoch` finished epochs; remove all but the newest two. Returns the file.
+
+    Raises:
+        StorageError: the storage of `folder`, which is there, failed for longer than `mwray.storage.patience`.
+    """
     buffer = io.BytesIO()
     torch.save({**state, "epoch": epoch}, buffer)
     data = buffer.getvalue()
     path = folder / f"checkpoint-{epoch:06d}-{_digest(data)}.pt"
-    write_atomically(path, data)
+    write_atomically(path, data, make_folder=False)
     for old in [found for found in files(folder) if found != path][KEPT - 1 :]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # the next one removes it
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -59,7 +65,7 @@ def latest(
         try:
             return load(path, device)
         except (CheckpointError, FileNotFoundError) as error:
-            logger.warning("%s; trying the one before it", error)
+            logger.warning("%s; the one before it is used, or the start", error)
     return None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from mwray.data.loader import Batch, Loader
 from mwray.data.splits import Splits, split
 from mwray.errors import UserError
 from mwray.experiment import Experiment
+from mwray.lock import NAME, locked
 from mwray.methods import registry
 from mwray.methods.base import Method, Setup
 from mwray.models.registry import build as build_model
 from mwray.models.sync_batch_norm import synchronized
 from mwray.records import Run, environment
 from mwray.seeding import key, rng
+from mwray.storage import patiently
 from mwray.train import checkpoint
 from mwray.train.evaluate import evaluate, summarise
 from mwray.train.sinks import RunInfo, Sink
@@ -30,6 +33,19 @@ from mwray.worker import LocalWorker, Worker
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss: each look waits for the device."""
+
+
+LET_GO = 90.0
+"""Seconds to wait for a process that still trains in the folder: a host that is cut off gives up within a minute."""
+
+
+class Left(Exception):
+    """This process was asked to leave and did, after a checkpoint: the same call elsewhere goes on from there."""
+
+
+def stay() -> str | None:
+    """Never ask a training to leave."""
+    return None
 
 
 class NonFiniteLoss(UserError, FloatingPointError):
@@ -43,6 +59,7 @@ def train(
     worker: Worker | None = None,
     sinks: Sequence[Sink] = (),
     checkpoint_every: int = 1,
+    leave: Callable[[], str | None] = stay,
 ) -> dict[str, Any]:
     """Train `experiment` in `folder` and return its summary; go on from the newest checkpoint found there.
 
@@ -55,23 +72,50 @@ def train(
         worker: this process among those that train together; default: alone, on the GPU if there is one.
         sinks: who is told; on several workers only rank 0's are.
         checkpoint_every: epochs between two checkpoints; the last epoch always has one.
+        leave: asked after every step; a text (why) makes the training leave: at once where the last finished epoch has
+            its checkpoint, else after this epoch's.
 
     Raises:
         ConfigError: the experiment cannot be run (the message names the field).
+        Left: `leave` said so.
+        LockedError: another process trains in `folder` and does not let go of it.
+        StorageError: `folder` could not be written for longer than `mwray.storage.patience`.
         NonFiniteLoss: the loss is not finite; names epoch and step.
         RecordError: `folder` holds another experiment.
     """
     worker = worker or LocalWorker()
     experiment = read(Experiment, to_dict(experiment))
-    finished = Run(folder).summary() if Run(folder).state == "done" else None
-    if finished is not None and Run(folder).experiment() == to_dict(experiment):
+    if (finished := _finished(folder, experiment)) is not None:
         return finished
-    with _random_state_of_caller(worker.device), _precision(experiment.precision):
-        session = Session(experiment, folder, worker, sinks if worker.rank == 0 else ())
+    alone = _alone(folder) if worker.rank == 0 else nullcontext()
+    with alone, _random_state_of_caller(worker.device), _precision(experiment.precision):
+        if (finished := _finished(folder, experiment)) is not None:  # by the process that was waited for
+            return finished
+        session = Session(experiment, folder, worker, sinks if worker.rank == 0 else (), leave)
         try:
             return session.run(checkpoint_every)
         finally:
             session.close()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; one that was made for nothing, since the experiment was refused, is removed again."""
+    there = folder.exists()
+    try:
+        with locked(folder, wait=LET_GO, take_over=True):
+            yield
+    finally:
+        if not there and {path.name for path in folder.glob("*")} <= {NAME}:
+            with suppress(OSError):
+                (folder / NAME).unlink(missing_ok=True)
+                folder.rmdir()
+
+
+def _finished(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
+    """The summary that `experiment` came to in `folder`, or None."""
+    summary = Run(folder).summary()
+    return summary if summary is not None and Run(folder).experiment() == to_dict(experiment) else None
 
 
 @contextmanager
@@ -95,8 +139,15 @@ def _random_state_of_caller(device: torch.device) -> AbstractContextManager[None
 class Session:
     """One start of one run: built from the experiment, continued from the folder, closed at the end."""
 
-    def __init__(self, experiment: Experiment, folder: Path, worker: Worker, sinks: Sequence[Sink]) -> None:
-        self.experiment, self.worker, self.sinks = experiment, worker, list(sinks)
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        worker: Worker,
+        sinks: Sequence[Sink],
+        leave: Callable[[], str | None] = stay,
+    ) -> None:
+        self.experiment, self.worker, self.sinks, self.leave = experiment, worker, list(sinks), leave
         self.record = Run(folder)
         self.splits = split(experiment.data, experiment.seed)
         self.train = self._loader(self.splits, "train")
@@ -110,18 +161,21 @@ class Session:
 
     def run(self, checkpoint_every: int) -> dict[str, Any]:
         """Train the epochs that are missing; returns the summary."""
-        first = self._resume()
+        first = self.saved = self._resume()
         records = self._begin(first)
         for epoch in range(first, self.experiment.epochs):
             values, arrays = self._epoch(epoch)
+            why = self.leave()
             records.append(values)
             if self.worker.rank == 0:
                 self.record.append(values)
             last = epoch + 1 == self.experiment.epochs
-            saved = self._save(epoch + 1) if last or (epoch + 1) % checkpoint_every == 0 else None
+            saved = self._save(epoch + 1) if last or why or (epoch + 1) % checkpoint_every == 0 else None
             for sink in self.sinks:
                 sink.write(epoch + 1, values, arrays)
             self.worker.report(values, saved)
+            if why and not last:
+                raise Left(f"{why}; epoch {epoch + 1} has its checkpoint")
         return self._finish(records)
 
     def close(self) -> None:
@@ -159,8 +213,11 @@ class Session:
         A record is written before its checkpoint. A folder with fewer records than its checkpoint has epochs was put
         together from two machines' copies: going on from there would leave epochs out.
         """
-        known = len(self.record.records())
-        state = checkpoint.latest(self.record.folder, self.worker.device, self.worker.resume(), upto=known)
+        state = patiently(self._newest, self.record.folder)
+        first = 0 if state is None else int(state["epoch"])
+        mean = self.worker.average([torch.tensor([float(first)], dtype=torch.float64)])[0].item()
+        if mean != first:
+            raise Left(f"rank {self.worker.rank} found a checkpoint of epoch {first}, others do not")
         if state is None:
             return 0
         if state["experiment"] != fingerprint(self.experiment):
@@ -168,7 +225,16 @@ class Session:
                 f"{self.record.folder}: its checkpoint belongs to another experiment; give a folder of its own"
             )
         self.method.restore(state["method"])
-        return int(state["epoch"])
+        return first
+
+    def _newest(self) -> dict[str, Any] | None:
+        """The newest checkpoint; OSError where the folder is gone, so that its storage is waited for."""
+        mark = self.record.folder / (NAME if self.worker.rank == 0 else "")
+        os.stat(mark)  # a run must not begin anew because its storage is away
+        known = len(self.record.records())
+        state = checkpoint.latest(self.record.folder, self.worker.device, self.worker.resume(), upto=known)
+        os.stat(mark)
+        return state
 
     def _begin(self, first: int) -> list[dict[str, Any]]:
         if self.worker.rank == 0:
@@ -214,6 +280,8 @@ class Session:
                 self._check_finite(epoch, number)
             for sink in self.sinks:
                 sink.step(epoch, number)
+            if self.saved == epoch and (why := self.leave()):
+                raise Left(f"{why}, in epoch {epoch + 1}; epoch {epoch} has its checkpoint")
         self.method.epoch_end(epoch)
         seconds = time.perf_counter() - started
         values, arrays = self.tracker.read()
@@ -255,6 +323,7 @@ class Session:
         arrays["curve.weight"] = curve(losses.to(self.worker.device)).float().cpu().numpy()
 
     def _save(self, epoch: int) -> Path | None:
+        self.saved = epoch
         if self.worker.rank != 0:
             return None
         state = {"experiment": fingerprint(self.experiment), "method": self.method.state()}

@@ -11,10 +11,10 @@ import sys
 
 import pytest
 
-from mwray.cluster import lock
+from mwray import lock
 from mwray.cluster.connect import Allotment, allot, limit
-from mwray.cluster.lock import LockedError, locked
 from mwray.config import ConfigError
+from mwray.lock import LockedError, locked
 
 LAPTOP = [{"CPU": 4.0}]
 GPUS = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 0.0}]
@@ -70,7 +70,7 @@ def test_no_more_trials_than_fit_and_at_least_one_on_a_cluster_that_may_grow():
 
 
 HOLD = """
-import sys, time; from pathlib import Path; from mwray.cluster.lock import locked
+import sys, time; from pathlib import Path; from mwray.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True); time.sleep(60)
 """

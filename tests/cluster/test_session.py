@@ -11,10 +11,11 @@ import pytest
 
 from mwray.cluster import leaderboard
 from mwray.cluster.display import Silent
+from mwray.cluster.failure import clear_failure, failure_of, note_failure
 from mwray.cluster.leaderboard import SearchResult, base_row, ranked, rows
 from mwray.cluster.session import Session, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
-from mwray.cluster.trial import Job, clear_failure, failure_of, note_failure, outcome
+from mwray.cluster.trial import Job, outcome
 from mwray.config import override, read
 from mwray.experiment import Experiment
 from tests.cluster.helpers import finish_run, space

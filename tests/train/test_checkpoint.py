@@ -48,6 +48,8 @@ def test_a_pickle_in_its_place_does_not_run(tmp_path):
 
 
 def test_a_newer_one_from_elsewhere_is_taken(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
     checkpoint.save(tmp_path / "a", 1, {})
     other = checkpoint.save(tmp_path / "b", 5, {})
     assert checkpoint.latest(tmp_path / "a", extra=other)["epoch"] == 5
@@ -55,6 +57,7 @@ def test_a_newer_one_from_elsewhere_is_taken(tmp_path):
 
 
 def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("MWRAY_STORAGE_PATIENCE", "0")
     checkpoint.save(tmp_path, 1, {"x": 1})
 
     def full(*_):

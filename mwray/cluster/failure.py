@@ -1,0 +1,80 @@
+"""Why a trial failed, and how often its process died without getting any further; files in its run's folder. No Ray."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mwray.records import Run
+from mwray.storage import write_atomically
+
+FAILURE = "failure.json"
+"""In a run's folder: why it failed, with the whole traceback; gone again when it is started anew."""
+ATTEMPTS = "attempts.json"
+"""In a run's folder: starts in a row after which no further epoch was finished."""
+MOST = 3
+"""So many such starts in a row by one driver, and the trial has failed. Machines that are taken away cost a start each,
+but epochs are finished in between; a trial that needs more memory than there is never gets any further."""
+
+
+class Hopeless(Exception):
+    """A training whose process died each time it was started."""
+
+
+def clear_failure(folder: Path) -> None:
+    """Forget why an earlier start failed."""
+    (folder / FAILURE).unlink(missing_ok=True)
+
+
+def note_failure(folder: Path, error: BaseException) -> None:
+    """Write down why this training failed."""
+    lines = str(error).splitlines() or [""]
+    failure = {
+        "reason": f"{type(error).__name__}: {lines[0]}",
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    write_atomically(folder / FAILURE, (json.dumps(failure, indent=1) + "\n").encode())
+
+
+def failure_of(folder: Path) -> dict[str, str] | None:
+    """What `note_failure` wrote, or None."""
+    try:
+        return dict(json.loads((folder / FAILURE).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def count_start(folder: Path, driver: str) -> None:
+    """Note a start of the run in `folder` by the process that drives it.
+
+    Args:
+        folder: the run's.
+        driver: names this start of the search: what a user stopped and started again counts anew.
+
+    Raises:
+        Hopeless: `MOST` starts by this driver were not followed by a finished epoch.
+    """
+    records = Run(folder).records()
+    epoch = int(records[-1]["epoch"]) if records else 0
+    before = _attempts(folder)
+    starts = 1 + (before["starts"] if (before.get("driver"), before.get("epoch")) == (driver, epoch) else 0)
+    if starts > MOST:
+        raise Hopeless(
+            f"its process died {MOST} times in a row in epoch {epoch + 1}: killed, perhaps for want of memory, or a "
+            "crash in native code"
+        )
+    write_atomically(folder / ATTEMPTS, json.dumps({"driver": driver, "epoch": epoch, "starts": starts}).encode())
+
+
+def clear_starts(folder: Path) -> None:
+    """Forget the starts of a training that has ended, well or with an error of its own."""
+    (folder / ATTEMPTS).unlink(missing_ok=True)
+
+
+def _attempts(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / ATTEMPTS).read_text()))
+    except (FileNotFoundError, ValueError):
+        return {}
