@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # CPU threads of one process. Trials set their own; this keeps a single test run from oversubscribing small machines.
 export OMP_NUM_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
 
-.PHONY: help tune train test test-slow test-cluster check format clean
+.PHONY: help tune train test test-slow test-cluster test-faults check format clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -24,6 +24,9 @@ test-slow: $(VENV)/.dev  ## the slow ones
 
 test-cluster: $(VENV)/.dev  ## a cluster of three hosts on this machine (root; apt-get install openssh-server iproute2 rsync)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+test-faults: $(VENV)/.dev  ## every process of a search killed 20 times (an hour); prints what was lost
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .

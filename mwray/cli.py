@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,7 +30,8 @@ DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 failed on the way, 2 refused before it began, 130 interrupted."""
+    """Run one verb; returns the exit code: 0 done, 1 failed on the way, 2 refused before it began, 130 interrupted
+    (143 by SIGTERM)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="mwray: %(message)s")
     if getattr(options, "data", None):
@@ -64,6 +66,11 @@ def train(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace) -> int:
     """Search a space over Ray; show trials as they go, and the leaderboard at the end."""
+    if options.status:
+        from mwray.cluster.status import show
+
+        show(Path(options.status))
+        return 0
     from mwray.space import load
 
     space = load(Path(options.space), options.set)
@@ -80,6 +87,7 @@ def tune(options: argparse.Namespace) -> int:
         concurrency=options.concurrency,
         gpus_per_trial=options.gpus_per_trial,
         workers_per_trial=options.workers_per_trial,
+        retry_failed=options.retry_failed,
     )
     if result.interrupted:
         return 130
@@ -144,18 +152,32 @@ def describe(summary: dict[str, Any]) -> str:
 
 def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
     from mwray.process_group import ProcessGroupWorker
+    from mwray.train.loop import Left
     from mwray.train.loop import train as train_loop
     from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
     from mwray.train.sinks.arrays import ArraysSink
     from mwray.worker import LocalWorker
 
     sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink(), ArraysSink()]
+    asked: list[str] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append("SIGTERM"))
     with ExitStack() as stack:
         worker: Worker = LocalWorker(options.device)
         if ProcessGroupWorker.launched():  # by torchrun or the like: only rank 0 writes and speaks
             worker = group = ProcessGroupWorker(options.device)
             stack.callback(group.close)
-        train_loop(experiment, folder, worker=worker, sinks=sinks, checkpoint_every=options.checkpoint_every)
+        try:
+            train_loop(
+                experiment,
+                folder,
+                worker=worker,
+                sinks=sinks,
+                checkpoint_every=options.checkpoint_every,
+                leave=lambda: asked[0] if asked else None,
+            )
+        except Left as why:
+            print(f"\nmwray: {why}; the same command goes on from there.", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _experiment(options: argparse.Namespace) -> Experiment:
@@ -190,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a fraction shares a GPU; auto, the default: what fits",
     )
     many.add_argument("--workers-per-trial", type=_positive, default=1, metavar="W")
+    many.add_argument("--retry-failed", action="store_true", help="try failed trials once more")
+    many.add_argument("--status", metavar="FOLDER", help="show the search in FOLDER, running or not; no more")
     many.set_defaults(verb=tune)
 
     beside = verbs.add_parser("compare", help="methods beside one another, over seeds")

@@ -1,21 +1,12 @@
-"""How far a search is: every trial's row, what is left, and how its numbers are written."""
+"""How far a search is: every trial's row, and what is left."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from mwray.cluster.leaderboard import Row
 
-LABELS = {
-    "method.weight_net.shape": "weight net",
-    "data.num_meta": "meta images",
-    "optimizer.lr": "lr",
-    "method.weight_net.lr": "weight-net lr",
-}
-"""Headings of the usual fields; others go by the last part of their name."""
 OVER = ("finished", "pruned", "failed")
 
 
@@ -65,29 +56,3 @@ class Board:
         mean = sum(per_trial) / len(per_trial) if per_trial else 1.0
         done = sum(row.experiment.epochs if row.state in OVER else row.epoch for row in rows)
         return done, sum(per_trial) + mean * max(0, self.target - len(rows))
-
-
-def heading(name: str) -> str:
-    """A field's short name."""
-    return LABELS.get(name, name.rsplit(".", 1)[-1])
-
-
-def plain(value: Any) -> str:
-    """A field's value in a narrow column; a field that a trial does not have is a dash."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def percent(fraction: float | None) -> str:
-    """An accuracy."""
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
-
-
-def clock(seconds: float) -> str:
-    """A length of time."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

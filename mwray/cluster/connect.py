@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import mwray
+from mwray.cluster.watch import Head, watched
 from mwray.config import ConfigError
 
 HEAD = "node:__internal_head__"
@@ -29,17 +30,18 @@ PREFLIGHT_SECONDS = 90
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[Head]:
     """Ray for the length of a `with`: a local one with all cores (None), or a running cluster ("auto", "host:port").
 
-    A Ray that the caller has started is used as it is, and left running.
+    A Ray that the caller has started is used as it is, and left running. Where its head is lost, this process ends:
+    `mwray.cluster.watch` says why, and how to be told before.
 
     Raises:
         ConfigError: there is no cluster at `address`.
     """
     _quiet()
     if ray.is_initialized():
-        yield
+        yield Head()
         return
     where: dict[str, Any] = {"address": address}
     if address is None:  # "local" so that a RAY_ADDRESS in the environment does not take over
@@ -56,9 +58,19 @@ def connected(address: str | None) -> Iterator[None]:
             "run this on its head, or leave --address out to use this machine"
         ) from None
     try:
-        yield
+        with watched(_doors()) as head:
+            yield head
     finally:
         ray.shutdown()
+
+
+def _doors() -> dict[str, str]:
+    """Where the processes listen that this driver cannot do without."""
+    doors = {"the head of the Ray cluster": ray.get_runtime_context().gcs_address}
+    node = ray._private.worker._global_node
+    if node is not None and node.raylet_socket_name:
+        doors["this machine's raylet"] = node.raylet_socket_name
+    return doors
 
 
 def _quiet() -> None:

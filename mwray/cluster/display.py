@@ -14,9 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mwray.cluster.board import Board, clock, heading, percent, plain
+from mwray.cluster.board import Board
 from mwray.cluster.failure import FAILURE
+from mwray.cluster.heartbeat import hours
 from mwray.cluster.leaderboard import Row, SearchResult, who
+from mwray.cluster.names import clock, heading, percent, plain
 from mwray.train.checkpoint import files as checkpoints
 
 COLORS = {"running": "cyan", "finished": "green", "pruned": "yellow", "failed": "red", "waiting": "dim"}
@@ -203,6 +205,8 @@ def _where(result: SearchResult) -> list[str]:
         lines += [f"  picture:    {folder / name}" for name in ("weights.png",) if (folder / name).exists()]
         lines += [f"  checkpoint: {path}" for path in checkpoints(folder)[:1]]
         lines.append(f"  settings:   {result.folder / 'best.json'}")
+    if result.spend:
+        lines.append(f"Spent: {hours(result.spend)}")
     command = f"{sys.executable} -m tensorboard.main --logdir {result.folder / 'trials'} --host 127.0.0.1"
     lines += ["All trials side by side, in TensorBoard:", f"  {command}"]
     return lines

@@ -78,6 +78,8 @@ class SearchResult:
     stopped: str | None = None
     """Why the search gave up, if it did."""
     names: tuple[str, ...] = field(default=(), repr=False)
+    spend: Mapping[str, float] = field(default_factory=dict)
+    """ "cpu_seconds" and "gpu_seconds" for which trials held machines, over all calls; empty where unknown."""
 
     @property
     def best(self) -> Row | None:

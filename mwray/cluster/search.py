@@ -11,8 +11,11 @@ folder/ray/                              Ray's own files, removed when all went 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -24,12 +27,16 @@ from ray import tune
 from rich.console import Console
 
 from mwray.cluster import display as displays
-from mwray.cluster import leaderboard, probe
+from mwray.cluster import heartbeat, leaderboard, probe
 from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes
+from mwray.cluster.failure import FAILURE
+from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
+from mwray.cluster.log import LogFile, Logged
 from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Alone, run_over_workers
+from mwray.cluster.watch import Head
 from mwray.config import fingerprint, override
 from mwray.lock import locked
 from mwray.records import write_atomically
@@ -51,6 +58,7 @@ def search(
     concurrency: int | None = None,
     gpus_per_trial: float | str | None = None,
     workers_per_trial: int = 1,
+    retry_failed: bool = False,
     display: bool = True,
 ) -> SearchResult:
     """Search `space`, keeping everything in `folder`; the same call again goes on, or shows what came out.
@@ -64,6 +72,7 @@ def search(
         gpus_per_trial: a fraction shares one GPU; "auto": as many trials on each as its memory holds, by a short probe,
             which waits for a GPU to come; None: that, where the cluster has a GPU now. Each of several workers has one.
         workers_per_trial: above 1, each trial is a Ray Train run of so many processes.
+        retry_failed: try trials once more that failed in earlier calls.
         display: show a table of trials, and the leaderboard at the end.
 
     Raises:
@@ -76,12 +85,16 @@ def search(
     with locked(folder):
         study = Study(space, folder, target=trials, workers=workers_per_trial)
         _write_space(folder, space, study.target)
+        screen = Logged(displays.make(console, display), LogFile(folder))
+        if retry_failed:
+            _retry(study, folder, screen)
         base = _base(space, folder)
         session = None
         if study.unfinished or (base is not None and base.state == "waiting"):
-            screen = displays.make(console, display)
-            with connected(address):
-                session = _run(study, base, folder, screen, address, concurrency, gpus_per_trial, workers_per_trial)
+            with connected(address) as head:
+                session = _run(
+                    study, base, folder, screen, head, address, concurrency, gpus_per_trial, workers_per_trial
+                )
         if session is not None and session.storage_failed is not None:
             raise session.storage_failed
         result = _result(study, folder, session)
@@ -97,7 +110,8 @@ def _run(
     study: Study,
     base: Row | None,
     folder: Path,
-    screen: displays.Display,
+    screen: Logged,
+    head: Head,
     address: str | None,
     concurrency: int | None,
     gpus_per_trial: float | str | None,
@@ -112,6 +126,7 @@ def _run(
     allotment = allot(nodes(), workers, concurrency, share)
     limit(allotment, nodes(), concurrency, joined)  # refuses before anything is shown
     driver = uuid.uuid4().hex[:12]
+    spend = Spend(workers * allotment.cpus, workers * allotment.gpus, heartbeat.read(folder).get("spend"))
     session = Session(
         study,
         base if base is not None and base.state == "waiting" else None,
@@ -124,17 +139,43 @@ def _run(
             "storage": str(folder / "ray" / "train"),
             "driver": driver,
         },
+        spend,
     )
     rows = leaderboard.rows(study) + ([base] if base is not None else [])
+    screen.note(f"process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
     screen.begin(rows, study.target + (base is not None), leaderboard.columns(study.space))
+    sign = Heartbeat(folder, lambda: _told(session, screen))
+    head.tell(lambda why: _farewell(screen, sign, why))
+    how = "broken off"
     try:
         with _interruptible(session):
             _tuner(session, driver, folder, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
+        how = "interrupted" if session.interrupted else session.stopped or "finished"
     finally:
         screen.close()
+        sign.close(how)
     if not session.stopping and session.errors == 0:
         shutil.rmtree(folder / "ray", ignore_errors=True)
     return session
+
+
+def _farewell(screen: Logged, sign: Heartbeat, why: str) -> None:
+    """The head of the cluster is lost, and this process ends."""
+    screen.close()
+    screen.note(why)
+    sign.beat(why)
+
+
+def _told(session: Session, screen: Logged) -> dict[str, Any]:
+    """What the heartbeat says beside who beats."""
+    board = screen.board
+    return {
+        "target": board.target,
+        "ended": board.ended,
+        "left": board.left(),
+        "nodes": len(nodes()),
+        "spend": session.spend.total(),
+    }
 
 
 def _tuner(session: Session, driver: str, folder: Path, workers: int, single: dict[str, float]) -> tune.Tuner:
@@ -203,7 +244,16 @@ def _result(study: Study, folder: Path, session: Session | None) -> SearchResult
         interrupted=session is not None and session.interrupted,
         stopped=None if session is None else session.stopped,
         names=leaderboard.columns(study.space),
+        spend=session.spend.total() if session is not None else heartbeat.read(folder).get("spend", {}),
     )
+
+
+def _retry(study: Study, folder: Path, screen: Logged) -> None:
+    """Take up what failed: trials through the study, BaseModel by forgetting that it did."""
+    for number in study.retry_failed():
+        screen.note(f"trial {number} failed before, and is tried again under a new number")
+    for noted in folder.glob(f"base/*/{FAILURE}"):
+        noted.unlink(missing_ok=True)
 
 
 def _write_space(folder: Path, space: Space, target: int) -> None:

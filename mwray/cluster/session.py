@@ -18,6 +18,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from mwray.cluster.display import Display
+from mwray.cluster.heartbeat import Spend
 from mwray.cluster.leaderboard import Row, row_of, who
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Job
@@ -41,6 +42,7 @@ class Session:
         display: Display,
         limit: Callable[[], int],
         resources: Mapping[str, Any],
+        spend: Spend | None = None,
     ) -> None:
         """Take up the search of `study`.
 
@@ -50,12 +52,14 @@ class Session:
             display: told of every change.
             limit: how many trials may be in flight now.
             resources: workers, cpus, gpus and storage of each `Job`.
+            spend: told when a trial takes its machines and when it leaves them.
         """
         self.study, self.base, self.display = study, base, display
         self.interrupted = False
         self.stopped: str | None = None
         self.storage_failed: StorageError | None = None
         self.errors = 0
+        self.spend = spend or Spend(1, 0)
         self._limit, self._resources = limit, resources
         self._live: dict[str, Row] = {}
         self._again: list[Row] = []
@@ -89,6 +93,7 @@ class Session:
 
     def started(self, trial_id: str) -> None:
         """The trial's process has begun."""
+        self.spend.begin(trial_id)
         self._change(trial_id, state="running")
 
     def reported(self, trial_id: str, result: Mapping[str, Any]) -> bool:
@@ -142,6 +147,7 @@ class Session:
 
     def recovered(self, trial_id: str, reason: str) -> None:
         """The trial's process died, and is started again."""
+        self.spend.end(trial_id)
         if trial_id in self._live:
             row = self._live[trial_id]
             self._change(trial_id, state="waiting")
@@ -192,6 +198,7 @@ class Session:
             self.display.changed(self._live[trial_id])
 
     def _close(self, trial_id: str, **changes: Any) -> None:
+        self.spend.end(trial_id)
         self._change(trial_id, **changes)
         row = self._live.pop(trial_id)
         if row.number is not None:

@@ -88,6 +88,17 @@ class Study:
         self._given = len(self._counted())
         self._points = {_point(trial.params): trial.number for trial in reversed(self._counted())}
 
+    def retry_failed(self) -> list[int]:
+        """Queue every failed trial once more; it goes on in its folder, from its checkpoint if it has one.
+
+        Optuna closes a failed trial for good: the second try has a number of its own, and stands for the first.
+        """
+        failed = [trial for trial in self._counted() if trial.state == TrialState.FAIL]
+        for trial in failed:
+            self._study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        self._given -= len(failed)
+        return [trial.number for trial in failed]
+
     def next(self) -> Proposal | None:
         """The next training: first what an earlier process left unfinished, then new draws; None when all are given."""
         while self._left_over:
@@ -123,10 +134,13 @@ class Study:
         trial = self._live[number]
         if number not in self._reported:
             self._reported[number] = set(self._study.get_trials(deepcopy=False)[number].intermediate_values)
-        if not math.isfinite(value) or epoch in self._reported[number]:
+        known = self._reported[number]
+        if not math.isfinite(value) or epoch in known:
             return False
+        if epoch > 1 and epoch - 1 not in known:  # a process killed between its record and its word of it
+            self._catch_up(number, before=epoch)
         trial.report(value, epoch)
-        self._reported[number].add(epoch)
+        known.add(epoch)
         prunes = self.space.pruner.asha is not None or self.space.pruner.median is not None
         return prunes and bool(trial.should_prune())
 
@@ -135,6 +149,7 @@ class Study:
         if value is None or not math.isfinite(value):
             self.fail(number, f"its {self.space.metric} is {value}, which is not a number")
             return
+        self._catch_up(number)
         self._tell(number, TrialState.COMPLETE, float(value))
 
     def prune(self, number: int) -> None:
@@ -165,14 +180,22 @@ class Study:
 
     def trial_folder(self, number: int, experiment: Experiment) -> Path:
         """Where a trial trains: its number, so that folders sort, and the fingerprint of what is trained."""
+        trials = self._study.get_trials(deepcopy=False)
+        while (first := trials[number].user_attrs.get("retry_of")) is not None:
+            number = first
         return self.folder / "trials" / f"{number:04d}-{fingerprint(experiment)}"
 
     # -----------------------------------------------------------------------------------------------------------------
 
     def _counted(self) -> list[FrozenTrial]:
-        """All but thrown-away draws; WAITING ones are queued points that nobody has asked for yet."""
+        """All but thrown-away draws, queued points that nobody asked for yet (WAITING), and failures tried again."""
         trials = self._study.get_trials(deepcopy=False)
-        return [t for t in trials if "same_as" not in t.user_attrs and t.state != TrialState.WAITING]
+        again = {trial.user_attrs.get("retry_of") for trial in trials}
+        return [
+            t
+            for t in trials
+            if "same_as" not in t.user_attrs and t.state != TrialState.WAITING and t.number not in again
+        ]
 
     def _check_same(self, description: dict[str, Any]) -> None:
         before = self._study.user_attrs.get("space")
@@ -185,6 +208,16 @@ class Study:
             raise ConfigError(
                 f"{self.folder}: holds a search over another space ({shown}). Give --folder another one, or remove it"
             )
+
+    def _catch_up(self, number: int, before: float = math.inf) -> None:
+        """Report the epochs of which the run has a record and the study does not know."""
+        trial = self._live[number]
+        known = self._study.get_trials(deepcopy=False)[number].intermediate_values
+        folder = self.trial_folder(number, self.space.experiment(self._values(trial)))
+        for record in Run(folder).records():
+            value, epoch = record.get(self.space.metric), int(record["epoch"])
+            if value is not None and math.isfinite(value) and epoch < before and epoch not in known:
+                trial.report(value, epoch)
 
     def _settle_left_overs(self) -> list[optuna.trial.Trial]:
         """Trials that were running when the last process ended; those whose run is finished are told at once."""
@@ -213,6 +246,8 @@ class Study:
             number = self._next_number()
             self._study.sampler = self._sampler(number)
             trial = self._study.ask()
+            if "retry_of" in trial.user_attrs:
+                return trial
             point = _point({name: _encode(value) for name, value in self._values(trial).items()})
             twin = self._points.setdefault(point, trial.number)
             if twin == trial.number:
@@ -227,10 +262,10 @@ class Study:
         waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
         if waiting:  # killed between the queueing and the asking
             return waiting[0]
-        number = len(trials)
-        if number < len(self._first):
-            self._study.enqueue_trial({name: _encode(value) for name, value in self._first[number].items()})
-        return number
+        place = sum("retry_of" not in trial.user_attrs for trial in trials)
+        if place < len(self._first):
+            self._study.enqueue_trial({name: _encode(value) for name, value in self._first[place].items()})
+        return len(trials)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = key(self.space.seed, "draw", number) % 2**32

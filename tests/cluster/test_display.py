@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from mwray.cluster import board as boards
-from mwray.cluster.board import Board, clock, plain
+from mwray.cluster.board import Board
 from mwray.cluster.display import LiveTable, Plain, Silent, make, report
 from mwray.cluster.leaderboard import SearchResult, columns, row_of
+from mwray.cluster.names import clock, plain
 from mwray.cluster.study import Study
 from tests.cluster.helpers import finish_run, space
 

@@ -11,13 +11,14 @@ import pytest
 
 from mwray.cluster import leaderboard
 from mwray.cluster.display import Silent
-from mwray.cluster.failure import clear_failure, failure_of, note_failure
+from mwray.cluster.failure import Hopeless, clear_failure, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.leaderboard import SearchResult, base_row, ranked, rows
 from mwray.cluster.session import Session, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Job, outcome
 from mwray.config import override, read
 from mwray.experiment import Experiment
+from mwray.storage import StorageError
 from tests.cluster.helpers import finish_run, space
 
 
@@ -213,3 +214,52 @@ def test_the_result_is_written_with_every_trial_and_the_best_experiment_in_full(
     assert len(lines) == 4
     assert lines[0].startswith("trial,state,method.weight_net.shape,data.num_meta,optimizer.lr,method.weight_net.lr")
     assert lines[-1].startswith("BaseModel,waiting")
+
+
+def test_a_trial_that_died_and_is_started_again_is_told_with_its_reason_and_its_warnings(study):
+    session = session_of(study)
+    session.next("a")
+    session.started("a")
+    session.reported("a", {**record(1, 0.5), "warnings": ["checkpoint-000001: damaged"]})
+    session.recovered("a", "ActorDiedError: killed")
+    assert session.display.notes == [
+        "trial 0: checkpoint-000001: damaged",
+        "trial 0 is started again, from epoch 1 or the one before: ActorDiedError: killed",
+    ]
+    assert session.display.seen[-1] == ("0", "waiting")
+
+
+def test_storage_that_fails_for_good_stops_the_search_in_order(study, monkeypatch):
+    session = session_of(study)
+    searcher, stopper = TuneSearcher(session), TuneStopper(session)
+    for name in "ab":
+        searcher.suggest(name)
+
+    def refuse(*_):
+        raise StorageError("study.journal: No space left on device, still after 120 s")
+
+    monkeypatch.setattr(study, "finish", refuse)
+    monkeypatch.setattr(study, "report", refuse)
+    searcher.on_trial_complete("a", {"outcome": "done", "value": 0.5})
+    assert stopper("b", record(1, 0.5)) and stopper.stop_all()
+    assert searcher.suggest("c") == "FINISHED"
+    assert "No space left" in session.stopped and isinstance(session.storage_failed, StorageError)
+    assert session.display.notes == ["stopping: study.journal: No space left on device, still after 120 s"]
+    assert study.entry(0).state == "running"  # its run is finished on the disk: the next driver tells it
+
+
+def test_starts_that_lead_nowhere_end_a_trial_and_progress_or_another_driver_count_anew(tmp_path, study):
+    experiment = study.next().experiment
+    run = finish_run(tmp_path / "run", experiment, 0.5, epochs=1)
+    for _ in range(3):
+        count_start(run.folder, "driver")
+    count_start(run.folder, "another driver")
+    for _ in range(2):
+        count_start(run.folder, "another driver")
+    run.append({"epoch": 2})
+    for _ in range(3):
+        count_start(run.folder, "another driver")
+    with pytest.raises(Hopeless, match="died 3 times in a row in epoch 3"):
+        count_start(run.folder, "another driver")
+    clear_starts(run.folder)
+    count_start(run.folder, "another driver")

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from mwray.cluster.journal import read_study
 from mwray.cluster.study import Study
 from mwray.config import ConfigError
 from tests.cluster.helpers import finish_run, space
@@ -240,3 +241,35 @@ def test_fields_that_exclude_each_other_make_a_failed_trial_and_the_search_goes_
     assert study.next() is None
     assert study.entry(0).state == "failed"
     assert "nesterov" in study.entry(0).reason
+
+
+def test_failed_trials_are_tried_again_when_asked_and_count_once(tmp_path):
+    study = Study(space(trials=4), tmp_path)
+    failed = study.next()
+    study.fail(failed.number, "OutOfMemoryError: 3 GiB")
+    for _ in range(3):
+        study.finish(study.next().number, 0.5)
+    assert Study(space(trials=4), tmp_path).next() is None
+
+    study = Study(space(trials=4), tmp_path)
+    assert study.retry_failed() == [0]
+    study = Study(space(trials=4), tmp_path)  # killed between the queueing and the asking
+    again = study.next()
+    assert (again.number, again.values, again.folder) == (4, failed.values, failed.folder)
+    assert study.next() is None
+    study.finish(again.number, 0.9)
+    entries = Study(space(trials=4), tmp_path).entries()
+    assert [(entry.number, entry.state) for entry in entries] == [(number, "complete") for number in (1, 2, 3, 4)]
+    assert Study(space(trials=4), tmp_path).retry_failed() == []
+
+
+def test_epochs_whose_word_was_lost_are_told_from_the_records(tmp_path):
+    study = Study(space(set={"epochs": 4, "optimizer.milestones": []}), tmp_path)
+    proposal = study.next()
+    study.report(proposal.number, 1, 0.5)
+    finish_run(proposal.folder, proposal.experiment, 0.5, epochs=3)
+    study.report(proposal.number, 3, 0.5)
+    finish_run(proposal.folder, proposal.experiment, 0.5)  # and the last one's process died before it said so
+    study.finish(proposal.number, 0.5)
+    (trial,) = read_study(tmp_path).get_trials()
+    assert trial.intermediate_values == dict.fromkeys((1, 2, 3, 4), 0.5)

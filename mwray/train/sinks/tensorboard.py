@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from mwray.reports import draw
 from mwray.reports.picture_data import Curves
+from mwray.storage import patiently
 from mwray.train.sinks.base import RunInfo
 from mwray.train.sinks.pictures import EVERY, Pace, samples_of, transitions_of
 
@@ -48,38 +50,28 @@ class TensorBoardSink:
     def start(self, run: RunInfo) -> None:
         """Open the event file and write the settings, so that a running trial is in the table."""
         self.run, self.pace = run, Pace(self.every)
-        # Points are numbered by finished epochs: those of first_epoch + 1 on are about to be trained again.
-        self.writer = SummaryWriter(str(run.folder), purge_step=run.first_epoch + 1)
         # SummaryWriter.add_hparams would make a run of its own below this one: a second row. The summary of the whole
         # experiment (the first of three) is left out on purpose: TensorBoard takes the columns of all runs from the
         # first one that it meets, so trials of different methods would lose theirs; without it TensorBoard finds the
         # columns itself, those that differ between runs first.
         _, self.begin, self.end = hparams({name: plain(value) for name, value in run.experiment.items()}, {})
-        self._file().add_summary(self.begin)
-        self.writer.flush()
+        # Points are numbered by finished epochs: those of first_epoch + 1 on are about to be trained again.
+        self._lasting(run.first_epoch + 1, lambda: None)
 
     def step(self, epoch: int, step: int) -> None:
         """Do nothing."""
 
     def write(self, epoch: int, values: Mapping[str, float], arrays: Mapping[str, np.ndarray]) -> None:
         """Write the numbers of an epoch; draw its pictures if it is time."""
-        assert self.writer is not None
-        for name, value in values.items():
-            if name != "epoch":
-                self.writer.add_scalar(tag(name), value, epoch)
+        self._lasting(epoch, lambda: self._add(epoch, values))
         self.pending = (epoch, arrays)
         if self.pace.due():
-            self._draw()
-        self.writer.flush()  # or a short trial would show nothing until it ends
+            self._lasting(epoch, self._draw)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the final numbers, as metrics of the HParams table, and mark the run as finished."""
-        assert self.writer is not None
-        self._draw()
-        for name, value in summary.items():
-            if "." in name:
-                self.writer.add_scalar(f"final/{name.replace('.', '_')}", value, self.run.epochs)
-        self._file().add_summary(self.end)
+        self._lasting(self.run.epochs, self._draw)
+        self._lasting(self.run.epochs, lambda: self._end(summary))
 
     def close(self) -> None:
         """Draw what a run that broke off has come to, and close the file."""
@@ -88,8 +80,45 @@ class TensorBoardSink:
         try:
             self._draw()
         finally:
-            self.writer.close()
-            self.writer = None
+            self._abandon()
+
+    def _lasting(self, epoch: int, action: Callable[[], None]) -> None:
+        """Do `action` and bring it to the disk; where storage fails, wait for it and go on in a new event file.
+
+        TensorBoard's writer does not outlive an error. The new file replaces the points from `epoch` on.
+        """
+
+        def attempt() -> None:
+            try:
+                if self.writer is None:
+                    self.writer = SummaryWriter(str(self.run.folder), purge_step=epoch)
+                    self._file().add_summary(self.begin)
+                action()
+                self.writer.flush()  # or a short trial would show nothing until it ends
+            except OSError:
+                self._abandon()
+                raise
+
+        patiently(attempt, self.run.folder)
+
+    def _abandon(self) -> None:
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with suppress(OSError):
+                writer.close()
+
+    def _add(self, epoch: int, values: Mapping[str, float]) -> None:
+        assert self.writer is not None
+        for name, value in values.items():
+            if name != "epoch":
+                self.writer.add_scalar(tag(name), value, epoch)
+
+    def _end(self, summary: Mapping[str, Any]) -> None:
+        assert self.writer is not None
+        for name, value in summary.items():
+            if "." in name:
+                self.writer.add_scalar(f"final/{name.replace('.', '_')}", value, self.run.epochs)
+        self._file().add_summary(self.end)
 
     def _file(self) -> Any:
         assert self.writer is not None
