@@ -99,6 +99,15 @@ def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
         raise RecordError(f"{path}, line {number}: not readable ({error}); was it changed by hand?") from None
 
 
+def differences(before: Any, now: Any, name: str) -> Any:
+    """Yield "name: x there, y here" for every leaf in which two descriptions of a search differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for part in [*before, *(part for part in now if part not in before)]:
+            yield from differences(before.get(part), now.get(part), f"{name}.{part}" if name else part)
+    elif before != now:
+        yield f"{name}: {json.dumps(before)} there, {json.dumps(now)} here"
+
+
 def _pruner(space: Space) -> optuna.pruners.BasePruner:
     """Optuna's own: their rungs are in the journal, so that stopping decisions survive a restart as trials do."""
     asha, median = space.pruner.asha, space.pruner.median

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mwray.cluster.journal import open_study
+from mwray.cluster.journal import differences, open_study
 from mwray.config import ConfigError, fingerprint
 from mwray.experiment import Experiment
 from mwray.records import Run
@@ -202,9 +202,9 @@ class Study:
         if before is None:
             self._study.set_user_attr("space", description)
             return
-        differences = list(_differences(before, json.loads(json.dumps(description)), ""))
-        if differences:
-            shown = "; ".join(differences[:5])
+        found = list(differences(before, json.loads(json.dumps(description)), ""))
+        if found:
+            shown = "; ".join(found[:5])
             raise ConfigError(
                 f"{self.folder}: holds a search over another space ({shown}). Give --folder another one, or remove it"
             )
@@ -342,12 +342,3 @@ def _encode(value: Any) -> Any:
 def _point(params: Mapping[str, Any]) -> str:
     """A trial's parameters, as Optuna has them, as one text: equal where all are equal."""
     return json.dumps(params, sort_keys=True)
-
-
-def _differences(before: Any, now: Any, name: str) -> Any:
-    """Yield "name: x there, y here" for every leaf that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for part in [*before, *(part for part in now if part not in before)]:
-            yield from _differences(before.get(part), now.get(part), f"{name}.{part}" if name else part)
-    elif before != now:
-        yield f"{name}: {json.dumps(before)} there, {json.dumps(now)} here"
