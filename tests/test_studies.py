@@ -107,6 +107,20 @@ def test_other_settings_are_another_study(tmp_path):
     assert found.root == tmp_path / found.preset
 
 
+def test_the_reduced_size_leaves_an_image_of_every_class(tmp_path):
+    found = plan("1", "reduced", tmp_path, seeds=1, rows=["MW-Net"])
+    for (_, column, _), values in of(found).items():
+        classes = 100 if "CIFAR-100" in column else 10
+        largest = values["data.num_train"] / classes
+        assert largest / values["data.bias.imbalance"] >= 1, column
+        assert values["data.num_meta"] >= classes
+        assert (values["model.name"], values["data.augment"], values["batch_size"]) == ("resnet8", False, 50)
+    noise = of(plan("3", "reduced", tmp_path, seeds=1, rows=["MW-Net"], columns=["CIFAR-10 40"]))
+    ((_, values),) = noise.items()
+    assert (values["data.num_train"], values["epochs"], values["optimizer.milestones"]) == (2000, 30, [20, 25])
+    assert values["method.weight_net.optimizer"] == "adam"
+
+
 def test_figure_4_has_every_bias_on_both_networks(tmp_path):
     found = plan("figure 4", "digits", tmp_path, seeds=1, rows=["BaseModel"])
     assert {k[1]: v["model.name"] for k, v in of(found).items()} == {
