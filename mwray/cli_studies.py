@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mwray.cli_reports import ROOT, add_measure, write_report
-from mwray.config import parse
+from mwray.config import ConfigError, parse
 from mwray.studies.presets import PRESETS
 from mwray.studies.tables import STUDIES
 
 if TYPE_CHECKING:
+    from mwray.experiment import Experiment
     from mwray.studies.estimate import Forecast
     from mwray.studies.plan import Plan, Training
 
 
 def tables(options: argparse.Namespace) -> int:
     """Train what tables of the paper need and is not there yet, then print the tables and write the report."""
-    from mwray.studies.run import run
+    from mwray.studies.run import run, together
 
     plans = _plans(options)
-    forecast = _forecast(plans)
+    waiting = [pending.column for plan in plans for pending in plan.pending]
+    forecast = _forecast(together(plans), waiting, plans[0].root)
     for one in plans:
         print(_outlook(one))
-    print(_time_left(plans, forecast, options.address))
+    print(_time_left(forecast, options.address))
     if options.dry_run:
         return 0
     failed = run(plans, lambda trainings: _train(trainings, options, forecast), forecast)
@@ -79,6 +81,9 @@ def add_verbs(verbs: Any) -> None:
         "--columns", type=_names, default=[], metavar="A,B,..", help='only these biases: "40", "CIFAR-10 40"'
     )
     study.add_argument("--preset", default="digits", metavar="NAME", help=f"{', '.join(PRESETS)} (default: digits)")
+    study.add_argument(
+        "--seeds", type=_seeds, default=range(5), metavar="N", help="seeds 0 to N-1 (default: 5), or 3-4, or 0,2"
+    )
     study.add_argument("--dry-run", action="store_true", help="say what would be run, and stop")
     study.set_defaults(verb=tables)
 
@@ -98,6 +103,7 @@ def add_verbs(verbs: Any) -> None:
         metavar="A,B,..",
         help="to compare with",
     )
+    carried.add_argument("--seeds", type=_positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
     carried.add_argument("--weight-net", metavar="FILE", help="carry this one; nothing is learned on --source")
     carried.add_argument("--export", metavar="RUN", help="only write the weight net of this run into --out")
     carried.add_argument("--out", metavar="FILE", help="for --export (default: weight-net.json)")
@@ -105,7 +111,6 @@ def add_verbs(verbs: Any) -> None:
 
     add_measure(study)
     for verb, folder in ((study, ROOT), (carried, "runs/transfer")):
-        verb.add_argument("--seeds", type=_positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
         verb.add_argument("--folder", default=folder, help=f"where the runs are (default: {folder})")
         verb.add_argument("--address", help="a running Ray cluster: auto, or host:port (default: this machine)")
         verb.add_argument("--concurrency", type=_positive, metavar="K", help="trainings at once (default: what fits)")
@@ -122,27 +127,29 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
     values = dict(_parsed(text) for text in options.set)
     folder = Path(options.folder).resolve()
     chosen = {"seeds": options.seeds, "rows": options.rows, "columns": options.columns}
+    if not options.table:
+        raise ConfigError(f"--table: name one or more of {', '.join(STUDIES)}, or all")
     # An unknown name is refused there, with the nearest one.
     return [plan(name, options.preset, folder, values=values, **chosen) for name in [*names, *unknown]]
 
 
-def _forecast(plans: Sequence[Plan]) -> Forecast:
+def _forecast(trainings: Sequence[Training], others: Sequence[Experiment], root: Path) -> Forecast:
     from mwray.studies.estimate import Forecast, Kind
-    from mwray.studies.run import together
 
     def probe(kind: Kind, batch_size: int) -> float:
         from mwray.studies.probe import seconds_per_image  # loads torch
 
         return seconds_per_image(kind, batch_size)
 
-    trainings = {training.folder: training.experiment for training in together(plans)}
-    others = [pending.column for plan in plans for pending in plan.pending]
-    return Forecast(trainings, others, root=plans[0].root, probe=probe)
+    return Forecast({one.folder: one.experiment for one in trainings}, others, root=root, probe=probe)
 
 
 def _train(trainings: Sequence[Training], options: argparse.Namespace, outlook: Forecast | None = None) -> int:
     from mwray.cluster.sweep import Job, sweep
 
+    if outlook is None:
+        outlook = _forecast(trainings, (), Path(options.folder).resolve())
+        print(_time_left(outlook, options.address))
     jobs = [Job(one.folder.name, one.experiment, one.folder) for one in trainings]
     outcomes = sweep(
         jobs,
@@ -165,7 +172,7 @@ def _outlook(one: Plan) -> str:
     return "\n".join(lines)
 
 
-def _time_left(plans: Sequence[Plan], forecast: Forecast, address: str | None) -> str:
+def _time_left(forecast: Forecast, address: str | None) -> str:
     """How long all of it may take; what is done by several tables is done once."""
     left = forecast.left()
     if forecast.done == forecast.total:
@@ -208,6 +215,19 @@ def _parsed(text: str) -> tuple[str, Any]:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seeds(text: str) -> Sequence[int]:
+    """Read "3" (three of them, 0 to 2), "3-4" or "0,2": parts of a study for different machines."""
+    if text.isdecimal():
+        return range(_positive(text))
+    found = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        found += list(range(int(first), int(last) + 1)) if dash else [int(first)]
+    if not found or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} names no seed: write 5 (0 to 4), 3-4, or 0,2")
+    return list(dict.fromkeys(found))
 
 
 def _positive(text: str) -> int:

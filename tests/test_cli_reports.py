@@ -9,9 +9,12 @@ import sys
 import pytest
 
 from mwray import cli_reports, cli_studies
-from mwray.config import ConfigError
+from mwray.config import ConfigError, override
+from mwray.errors import UserError
+from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.train.loop import train
+from mwray.transfer import load
 from mwray.worker import LocalWorker
 
 TINY = ["--seeds", "1", "--set", "epochs=1", "--set", "data.num_train=200", "--set", "data.num_test=100"]
@@ -77,7 +80,38 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(tmp_path, here, c
     assert here == [] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("text", "seeds"), [("2", {0, 1}), ("3-4", {3, 4}), ("0,2", {0, 2}), ("1,3-4", {1, 3, 4})])
+def test_a_part_of_the_seeds_is_a_part_of_the_study(tmp_path, text, seeds, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli_studies, "_train", lambda trainings, options, outlook: asked.extend(trainings) or 0)
+    values = ["--rows", "BaseModel", "--columns", "40", "--seeds", text, "--folder", str(tmp_path)]
+    typed("tables", "--table", "3", *values)
+    assert {one.experiment.seed for one in asked} == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "4-3", ""])
+def test_seeds_that_are_none(text):
+    with pytest.raises(SystemExit):
+        typed("tables", "--seeds", text)
+
+
+def test_a_weight_net_is_taken_out_of_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"epochs": 1, "data.num_train": 200, "data.num_test": 100, "optimizer.milestones": []}
+    train(override(recipe("digits"), values), tmp_path / "run", worker=LocalWorker("cpu"))
+    assert typed("transfer", "--export", "run", "--out", "net.json") == 0
+    assert "method.file=net.json" in capsys.readouterr().out
+    assert load("net.json").source["data"]["source"] == "digits"
+    with pytest.raises(UserError, match="nowhere"):
+        typed("transfer", "--export", "nowhere")
+    (tmp_path / "half.json").write_text((tmp_path / "net.json").read_text()[:100])
+    with pytest.raises(UserError, match=r"half.json cannot be used: not a weight net, or cut short"):
+        typed("transfer", "--weight-net", "half.json")
+
+
 def test_mistakes(tmp_path, here):
+    with pytest.raises(ConfigError, match=r"--table: name one or more of 1, 2, 3"):
+        typed("tables", "--table", "", "--folder", str(tmp_path))
     with pytest.raises(ConfigError, match=r"--table '7' is not known"):
         typed("tables", "--table", "7", "--folder", str(tmp_path))
     with pytest.raises(ConfigError, match=r"'epochs' is not of the form field=value"):

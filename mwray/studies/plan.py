@@ -76,7 +76,7 @@ def plan(
     preset: str,
     root: Path,
     *,
-    seeds: int = 5,
+    seeds: int | Sequence[int] = 5,
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
@@ -87,7 +87,7 @@ def plan(
         table: a name of STUDIES.
         preset: a name of PRESETS.
         root: the folder of all studies.
-        seeds: seeds 0 .. seeds - 1.
+        seeds: these, or with a number n, 0 .. n - 1.
         rows, columns: only these, by name or by some of its words ("40" is every column at 40 %); none: all.
         values: further settings of every experiment, by dotted name; they get a folder of their own. With "epochs" the
             schedule's drops move along.
@@ -100,6 +100,7 @@ def plan(
     places = {f"{dataset}, {bias}": (dataset, bias) for dataset, bias in study.columns(size)}
     values = dict(values or {})
     layout = _Layout(study, size, variant(preset, values), root / variant(preset, values), values)
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
     trainings: dict[Path, Training] = {}
     pending, impossible = [], []
     for dataset, bias in _chosen("--columns", columns, places, study):
@@ -108,7 +109,7 @@ def plan(
             continue
         column = layout.column(dataset, bias)
         for row in chosen:
-            for found in layout.trainings(row, dataset, bias, column, seeds):
+            for found in layout.trainings(row, dataset, bias, column, numbers):
                 if isinstance(found, Pending):
                     pending.append(found)
                 _merge(trainings, found.source if isinstance(found, Pending) else found)
@@ -131,10 +132,10 @@ class _Layout:
         return with_values(self.size.experiment(dataset, Bias.of(bias)), values)
 
     def trainings(
-        self, row: Row, dataset: str, bias: str, column: Experiment, seeds: int
+        self, row: Row, dataset: str, bias: str, column: Experiment, seeds: Sequence[int]
     ) -> Iterator[Training | Pending]:
         """Those of one cell, one for each seed."""
-        cells = [Cell(self.study.name, self.preset, row.name, dataset, bias, seed, row.beside) for seed in range(seeds)]
+        cells = [Cell(self.study.name, self.preset, row.name, dataset, bias, seed, row.beside) for seed in seeds]
         if row.method == "frozen":
             learned, shift = self._source(bias)
             for cell in cells:
