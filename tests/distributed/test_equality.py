@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from mwray.config import override
+from benchmarks.overlap import overlapped_gradients
+from mwray import process_group
+from mwray.config import ConfigError, override
 from mwray.experiment import Experiment
 from mwray.recipes import recipe
 from mwray.records import Run
@@ -16,6 +18,7 @@ from mwray.train import checkpoint
 from mwray.train.loop import train
 from mwray.worker import LocalWorker, Worker
 from tests.distributed.groups import processes
+from tests.methods.lockstep import together
 
 STEPS = 50
 NETWORKS = "tests.distributed.networks"
@@ -94,3 +97,44 @@ def test_the_cost_of_the_exchange_is_in_the_records(tmp_path):
 def test_one_process_exchanges_nothing_and_says_nothing_of_it(tmp_path):
     train(experiment("base", "smooth", epochs=1), tmp_path, worker=LocalWorker("cpu"))
     assert not any(name.startswith("exchange") for name in Run(tmp_path).records()[0])
+
+
+def exchange_both_ways(worker: Worker, folder: Path) -> None:
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(700, 700) for _ in range(3)]  # more than one bucket
+    parameters = [p for layer in layers for p in layer.parameters()]
+    x = torch.randn(4, 700, generator=torch.Generator().manual_seed(worker.rank))
+
+    def loss() -> torch.Tensor:
+        return torch.nn.Sequential(*layers)(x).square().mean()
+
+    after = worker.average(torch.autograd.grad(loss(), parameters))
+    during = overlapped_gradients(loss(), parameters, worker)
+    for a, b in zip(after, during, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+def test_gradients_exchanged_during_the_backward_pass_are_the_same(tmp_path):
+    processes(2, exchange_both_ways, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "values", "field"),
+    [(3, {"batch_size": 50}, "batch_size"), (5, {}, "batch_size"), (64, {}, "batch_size")]
+    + [(3, {"meta_batch_size": 40}, "meta_batch_size"), (3, {"data.num_meta": 40}, "data.num_meta")],
+)
+def test_uneven_shares_and_more_workers_than_images_are_refused_by_name(size, values, field, tmp_path):
+    chosen = experiment("normalized", "smooth", epochs=1, **values)
+    with pytest.raises(
+        ConfigError, match=rf"^{field}: \d+ images cannot be shared equally by {size} workers; \d+ would"
+    ):
+        together(size, lambda worker: train(chosen, tmp_path, worker=worker))
+
+
+def test_gpus_for_some_processes_only_means_cpus_for_all(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert process_group._own_device() == torch.device("cpu")
