@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mwray.records import RecordError, Run, write_atomically
 from mwray.reports.published import Column
+
+NAME = re.compile(r"\w[\w .+-]*")
+"""Tables and presets, by which files of a report are called: the cell of a copied folder must not lead out of it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ def find(root: Path) -> list[Entry]:
 def _entries(root: Path) -> Iterator[Entry]:
     for path in sorted(root.rglob("cell-*.json")):
         try:
-            yield Entry(Cell(**json.loads(path.read_text())), path.parent)
+            cell = Cell(**json.loads(path.read_text()))
         except (json.JSONDecodeError, TypeError) as error:
             raise RecordError(f"{path}: does not name the cell of a table ({error})") from None
+        for name in (cell.table, cell.preset):
+            if not NAME.fullmatch(str(name)):
+                raise RecordError(f"{path}: {name!r} cannot be the name of a table or preset; files are called by it")
+        yield Entry(cell, path.parent)

@@ -54,8 +54,8 @@ class Space:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
-        return Path(self.source).stem
+        """The file's name without its ending; a folder is called by it, so it is never "" or ".."."""
+        return Path(self.source).stem.strip(".") or "search"
 
     def active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether `name` is searched, given the `values` of the fields before it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mwray.cluster.check import cost, kuberay
 from mwray.cluster.check.document import ClusterFileError, Mistake, load
-from mwray.cluster.check.rules import RULES, filled_in, written_once
+from mwray.cluster.check.rules import RULES, filled_in, secrets, written_once
 from mwray.cluster.check.schema import prepare
 
 
@@ -31,7 +31,9 @@ def check(path: Path) -> Finding:
         ClusterFileError: it cannot be read at all.
     """
     documents = load(path)
-    found = [mistake for document in documents for rule in (filled_in, written_once) for mistake in rule(document)]
+    found = [
+        mistake for document in documents for rule in (filled_in, written_once, secrets) for mistake in rule(document)
+    ]
     if kuberay.is_manifest(documents):
         return _finding([*found, *kuberay.check(documents)], kuberay.describe(documents))
     if len(documents) > 1:

@@ -18,6 +18,14 @@ Rule = Callable[[Document, Mapping[str, Any]], Iterator[Mistake]]
 INSTALLER = "launch/clusters/install.sh"
 LOOPBACK_SCRIPT = "launch/clusters/loopback.sh"
 FILL_IN = re.compile(r"FILL_IN_\w+")
+SECRET_NAME = re.compile(r"secret_?(access_?)?key|password|api_?key|auth_?token$|_token$", re.IGNORECASE)
+WRITTEN = re.compile(r"[^\s$~/{][^\s/]{7,}")
+"""Neither a path nor a variable."""
+SECRET = re.compile(
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|\b\w*(SECRET|PASSWORD|API_KEY|AUTH_TOKEN)\w*=['\"]?[^\s'\"$~/][^\s'\"/]{7,}"
+)
+"""An AWS key, a private key, or `export SOME_SECRET=...` in a command."""
 LOOPBACK = ("127.0.0.1", "localhost")
 SSH = 22
 
@@ -53,6 +61,19 @@ def installed(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mista
     setup = [command for place, command in commands(document) if str(place[-2]).endswith("setup_commands")]
     if not any(INSTALLER in command or "mwray" in command for command in setup):
         yield document.mistake(("setup_commands",), f"no command installs mwray; run {INSTALLER}")
+
+
+def secrets(document: Document) -> Iterator[Mistake]:
+    """No secret is written down: the file is copied, shown and committed. For any kind of file."""
+    lines = set()  # once, where several places share it by an alias
+    for place, value in document.scalars():
+        named = isinstance(value, str) and SECRET_NAME.search(str(_name(document, place))) and WRITTEN.fullmatch(value)
+        mistake = document.mistake(
+            place, "a secret is written here; leave it to the environment, a role, or a file that is mounted"
+        )
+        if mistake.line not in lines and (named or SECRET.search(str(value))):
+            lines.add(mistake.line)
+            yield mistake
 
 
 def mounted_files(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -172,6 +193,11 @@ def commands(document: Document) -> Iterator[tuple[Place, str]]:
     for place, value in document.scalars():
         if len(place) >= 2 and isinstance(value, str) and str(place[-2]).endswith("_commands"):
             yield place, value
+
+
+def _name(document: Document, place: Place) -> Any:
+    """What a value is called: its key, or the name beside it in a container's list of variables."""
+    return document.get(*place[:-1], "name") if place[-1] == "value" else place[-1]
 
 
 def _start(document: Document, prepared: Mapping[str, Any], key: str) -> tuple[Place, str]:

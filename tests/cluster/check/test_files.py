@@ -91,6 +91,13 @@ AWS_MISTAKES = {
     "no dashboard": (HEAD, "--include-dashboard=False", "--include-dashboard", "never frees"),
     "no autoscaler": (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "ray start --head", "no worker"),
     "clients' port": ("  - bash ~/mwray/launch/clusters/loopback.sh\n", "", "ray start --head", "client port"),
+    "secret in a command": (
+        "  - sudo mkdir -p /mnt/mwray\n",
+        "  - export AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLE\n",
+        "AWS_SECRET_ACCESS_KEY",
+        "a secret is written here",
+    ),
+    "key of an account": ("ssh_user: ubuntu  ", "ssh_user: AKIAIOSFODNN7EXAMPLE  ", "AKIA", "a secret is written"),
     "worker alone": ("--address=$RAY_HEAD_IP:6379", "--head", "--head --disable", "not join"),
     "spot head": (
         "      InstanceType: m7i.xlarge",
@@ -190,6 +197,7 @@ KUBERAY_MISTAKES = {
     "mode: token": ("mode: disabled", "anybody"),
     "dashboard-host: 127.0.0.1": ("dashboard-host: 0.0.0.0", "all addresses"),
     'num-cpus: "0"': ('num-cpus: "4"', "must not be lost"),
+    "{name: MWRAY_DATA, value: /mnt/mwray/data}": ("{name: S3_PASSWORD, value: correct-horse}", "a secret is written"),
     "enableInTreeAutoscaling: true": ("enableInTreeAutoscaling: false", "no worker would come"),
 }
 
