@@ -64,9 +64,15 @@ Probe = Callable[[Sequence[Experiment], str | None], Measured | None]
 
 
 def gpus_per_trial(
-    space: Space, given: float | str | None, workers: int, nodes: Sequence[Mapping[str, float]], probe: Probe
-) -> tuple[float | None, str | None]:
-    """GPUs for each trial, and a sentence on where the number is from.
+    space: Space,
+    given: float | str | None,
+    workers: int,
+    nodes: Sequence[Mapping[str, float]],
+    joined: bool,
+    probe: Probe,
+    say: Callable[[str], None],
+) -> float | None:
+    """GPUs for each trial; None: as `mwray.cluster.connect.allot` would divide.
 
     Args:
         space: what is searched.
@@ -74,31 +80,43 @@ def gpus_per_trial(
             there is a GPU now.
         workers: processes of each trial; above 1 each gets a GPU of its own, since NCCL refuses two on one.
         nodes: resources of every node.
+        joined: whether this is a cluster, which may grow, and not this machine alone.
         probe: measures; `on_a_gpu` outside of tests.
-
-    Returns:
-        The number (None: as `mwray.cluster.connect.allot` would divide), and the sentence (None: nothing was probed).
+        say: told what is waited for, and where the number is from.
 
     Raises:
-        ConfigError: `given` is another text.
+        ConfigError: `given` is another text, or left out where no machine is there yet that could be asked.
     """
     if isinstance(given, str) and given != AUTO:
         raise ConfigError(f"--gpus-per-trial: {given!r} is neither a number nor {AUTO!r}")
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if workers > 1 or not (given == AUTO or (given is None and with_gpu)):
-        return (None if isinstance(given, str) else given), None
+    if given is None and not any(node.get("CPU", 0) for node in nodes):
+        # Left to itself, a trial would ask for a core, get a machine with a GPU, and train on its cores.
+        raise ConfigError(
+            "--gpus-per-trial: no worker is there yet that has GPUs or not; give auto, or a number (0 trains on CPUs)"
+        )
+    if isinstance(given, float | int) or (given is None and not with_gpu):
+        return given
+    if not with_gpu and not joined:
+        say("there is no GPU here: trials train on CPUs")
+        return None
+    if workers > 1:
+        return float(workers)
     kinds: set[str | None] = {name for node in with_gpu for name in node if name.startswith("accelerator_type:")}
     points = largest(space)
+    say(f"measuring how much of a GPU a trial takes{'' if with_gpu else ', as soon as there is one'}")
     found = [measured for kind in sorted(kinds, key=str) or [None] if (measured := probe(points, kind)) is not None]
     if not found:
-        return 1.0, "the probe could not train a single step: one trial on each GPU"
+        say("the probe could not train a single step: one trial on each GPU")
+        return 1.0
     cores = min((node.get("CPU", 0) / node["GPU"] for node in with_gpu), default=float(MOST))
     tightest = min(found, key=lambda measured: measured.trials(cores))
     count = tightest.trials(cores)
     share = math.floor(1e4 / count) / 1e4  # Ray counts in ten-thousandths
     taken, total = (number / 2**30 for number in (tightest.peak + max(tightest.outside, CONTEXT), tightest.total))
     text = f"a trial takes up to {taken:.1f} of the {total:.0f} GiB of {tightest.name}: {count} on each GPU"
-    return share, f"{text} (--gpus-per-trial {share:g})"
+    say(f"{text} (--gpus-per-trial {share:g})")
+    return share
 
 
 def largest(space: Space) -> list[Experiment]:

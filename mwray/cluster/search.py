@@ -120,9 +120,7 @@ def _run(
     """Drive the search over the Ray that is connected."""
     check_shared(folder)
     joined = address is not None
-    share, why = probe.gpus_per_trial(study.space, gpus_per_trial, workers, nodes(), probe.on_a_gpu)
-    if why is not None:
-        screen.note(why)
+    share = probe.gpus_per_trial(study.space, gpus_per_trial, workers, nodes(), joined, probe.on_a_gpu, screen.note)
     allotment = allot(nodes(), workers, concurrency, share)
     limit(allotment, nodes(), concurrency, joined)  # refuses before anything is shown
     driver = uuid.uuid4().hex[:12]

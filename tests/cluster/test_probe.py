@@ -17,9 +17,9 @@ H100 = {"CPU": 32.0, "GPU": 2.0, "accelerator_type:H100": 1.0}
 LAPTOP = {"CPU": 4.0}
 
 
-def asked_of(*, nodes, given=None, workers=1, peaks=None):
-    """What comes of nodes where a trial takes `peaks[kind]` bytes; with the kinds that were probed."""
-    probed = []
+def asked_of(*, nodes, given=None, workers=1, peaks=None, joined=True):
+    """What comes of nodes where a trial takes `peaks[kind]` bytes; what was said last; the kinds that were probed."""
+    probed, said = [], [None]
 
     def fake(points, kind):
         probed.append(kind)
@@ -27,7 +27,7 @@ def asked_of(*, nodes, given=None, workers=1, peaks=None):
         totals = {"accelerator_type:L4": 24 * GIB, "accelerator_type:H100": 80 * GIB}
         return None if peak is None else Measured(peak, GIB, totals.get(kind, 24 * GIB), "a card")
 
-    return *gpus_per_trial(space(), given, workers, nodes, fake), probed
+    return gpus_per_trial(space(), given, workers, nodes, joined, fake, said.append), said[-1], probed
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,14 @@ def test_a_number_that_is_given_stays():
 
 
 def test_workers_that_exchange_gradients_get_a_gpu_each():
-    assert asked_of(nodes=[L4], workers=2) == (None, None, [])
-    assert asked_of(nodes=[L4], workers=2, given="auto") == (None, None, [])
+    assert asked_of(nodes=[L4], workers=2) == (2.0, None, [])
+    assert asked_of(nodes=[{"CPU": 0.0}], workers=2, given="auto") == (2.0, None, [])
+    assert asked_of(nodes=[LAPTOP], workers=2) == (None, None, [])
+
+
+def test_auto_on_a_machine_without_a_gpu_waits_for_none():
+    share, said, probed = asked_of(nodes=[LAPTOP], given="auto", joined=False)
+    assert share is None and "train on CPUs" in said and probed == []
 
 
 def test_a_gpu_is_shared_by_what_was_measured_and_the_search_says_so():
@@ -82,6 +88,8 @@ def test_of_several_kinds_the_tightest_decides():
 
 def test_auto_waits_for_a_gpu_where_there_is_none_yet():
     assert asked_of(nodes=[{"CPU": 0.0}], given="auto")[2] == [None]
+    with pytest.raises(ConfigError, match="no worker is there yet"):
+        asked_of(nodes=[{"CPU": 0.0}])
     with pytest.raises(ConfigError, match="'half' is neither"):
         asked_of(nodes=[L4], given="half")
 

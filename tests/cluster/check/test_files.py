@@ -51,6 +51,11 @@ def test_versions_outside_python_follow_the_constraints():
     assert f"ray{version}" in (CLUSTERS / "Dockerfile").read_text()
 
 
+def test_what_cluster_files_install_beside_mwray_agrees_with_the_constraints():
+    """botocore, which boto3 brings, takes no python-dateutil from 3 on: with such a pin no host would be set up."""
+    assert int(pins()["python-dateutil"].partition(".")[0]) < 3
+
+
 def test_the_guide_names_what_is_there():
     guide = (ROOT / "docs/clusters.md").read_text()
     for path in re.findall(r"(?:launch|docs)/[\w./-]+\w", guide):
