@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mwray import __version__, cli_reports, cli_studies
-from mwray.config import fingerprint, leaves, override, parse
+from mwray.config import ConfigError, fingerprint, leaves, override, parse
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
 from mwray.records import Run
+from mwray.repeat import Repeat, repeat
 from mwray.reports.comparison import MEASURES
 
 if TYPE_CHECKING:
     from mwray.worker import Worker
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
+
+DEFAULT_RECIPE = "digits"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train one experiment, here or over several workers, and say what came out."""
-    experiment = _experiment(options)
-    folder = Path(options.folder or Path("runs/train") / run_name(options.recipe, experiment)).resolve()
+    again = _again(options)
+    experiment = _experiment(options, again.experiment if again else None)
+    name = "repeat" if again else options.recipe or DEFAULT_RECIPE
+    folder = Path(options.folder or Path("runs/train") / run_name(name, experiment)).resolve()
     if options.workers > 1:
         from mwray.cluster.trainer import fit
 
@@ -58,7 +63,7 @@ def train(options: argparse.Namespace) -> int:
     elif (finished := Run(folder).summary()) is not None:
         print(f"Finished already:\n{describe(finished)}")
     else:
-        _train_here(experiment, folder, options)
+        _train_here(experiment, folder, options, again)
     if os.environ.get("RANK", "0") == "0":  # one of several processes is enough to say so
         print(f"Records, checkpoint and pictures: {folder}")
     return 0
@@ -150,7 +155,20 @@ def describe(summary: dict[str, Any]) -> str:
     return "\n".join(f"{100 * summary[key]:7.2f} %  {text}" for key, text in named if key in summary)
 
 
-def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
+def _again(options: argparse.Namespace) -> Repeat | None:
+    """What `--from` names, if it is given."""
+    if options.source is None:
+        return None
+    if options.recipe is not None:
+        raise ConfigError(
+            f"a recipe ({options.recipe}) and --from {options.source} are both given; keep one of the two"
+        )
+    return repeat(Path(options.source))
+
+
+def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace, again: Repeat | None) -> None:
+    import torch
+
     from mwray.process_group import ProcessGroupWorker
     from mwray.train.loop import Left
     from mwray.train.loop import train as train_loop
@@ -158,14 +176,19 @@ def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespac
     from mwray.train.sinks.arrays import ArraysSink
     from mwray.worker import LocalWorker
 
+    worker: Worker = LocalWorker(options.device)
     sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink(), ArraysSink()]
     asked: list[str] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append("SIGTERM"))
     with ExitStack() as stack:
-        worker: Worker = LocalWorker(options.device)
         if ProcessGroupWorker.launched():  # by torchrun or the like: only rank 0 writes and speaks
             worker = group = ProcessGroupWorker(options.device)
             stack.callback(group.close)
+        if again is not None:
+            if again.threads and worker.device.type == "cpu":
+                torch.set_num_threads(again.threads)
+            if why := again.differs(worker.size, worker.device.type):
+                print(f"Note: {why}")
         try:
             train_loop(
                 experiment,
@@ -180,8 +203,9 @@ def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespac
             raise SystemExit(128 + signal.SIGTERM) from None
 
 
-def _experiment(options: argparse.Namespace) -> Experiment:
-    experiment = recipe(options.recipe)
+def _experiment(options: argparse.Namespace, experiment: Experiment | None = None) -> Experiment:
+    """`experiment`, or the recipe that is named, with what `--set` changes."""
+    experiment = experiment or recipe(options.recipe or DEFAULT_RECIPE)
     for assignment in options.set:
         name, value = parse(experiment, assignment)
         experiment = override(experiment, {name: value})
@@ -194,7 +218,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     one = verbs.add_parser("train", help="one training")
-    one.add_argument("recipe", nargs="?", default="digits", help="see `mwray recipes` (default: digits)")
+    one.add_argument("recipe", nargs="?", help=f"see `mwray recipes` (default: {DEFAULT_RECIPE})")
+    one.add_argument("--from", dest="source", metavar="PATH", help="a run's folder, or best.json: train that again")
     one.add_argument("--workers", type=_positive, default=1, help="train over so many Ray Train workers")
     one.add_argument("--gpus", type=float, default=0, help="GPUs for each of several workers")
     one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")

@@ -103,6 +103,8 @@ REFUSED = {
     "the worst": (changed(mode="min"), ["mode", "'min'", "worst"]),
     "mode of neither kind": (changed(mode="best"), ["mode", "'best'"]),
     "endless grid": (changed(sampler="grid"), ["search.optimizer.lr", "grid", "step"]),
+    "seed twice": (searching("seed", {"choice": [0, 1]}, seeds=2), ["seeds: 2", "`seed` is searched as well"]),
+    "no seed": (changed(seeds=0), ["seeds", "0"]),
     "huge grid": (changed(search={"seed": {"int": [0, 10**9]}}, sampler="grid"), ["grid", "1000000001", "100000"]),
     "no number of trials": (changed(trials=None), ["trials", "number is needed"]),
     "no trials": (changed(trials=0), ["trials", "0"]),
@@ -252,3 +254,13 @@ def test_a_bad_space_is_refused_by_the_command_in_two_seconds_and_before_ray(tmp
     assert "Did you mean 'optimizer.lr'" in done.stderr
     # Processor time: the wall clock of a busy machine says nothing about this program.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_seeds_repeat_every_start_and_every_point_of_a_grid():
+    search = {"data.num_meta": {"choice": [20, 50]}}
+    data = changed(search=search, seeds=3, sampler="grid", trials=None, start=[{"data.num_meta": 50}], set={"seed": 7})
+    space = build(data, "x.yaml")
+    assert space.trials == 2  # points
+    assert [(p["data.num_meta"], p["seed"]) for p in space.first()] == [(m, s) for m in (50, 20) for s in (7, 8, 9)]
+    assert space.description()["seeds"] == 3
+    assert "seeds" not in build(changed(), "x.yaml").description()  # or searches of before could not go on

@@ -19,6 +19,7 @@ from mwray.cluster.failure import FAILURE
 from mwray.cluster.heartbeat import hours
 from mwray.cluster.leaderboard import Row, SearchResult, who
 from mwray.cluster.names import clock, heading, percent, plain
+from mwray.cluster.points import SEED, spread_text
 from mwray.train.checkpoint import files as checkpoints
 
 COLORS = {"running": "cyan", "finished": "green", "pruned": "yellow", "failed": "red", "waiting": "dim"}
@@ -176,8 +177,20 @@ def report(result: SearchResult, console: Console) -> None:
             table.add_section()
         table.add_row(*_line(row, result.names), *([row.state] if states else []))
     console.print(table)
+    if result.points:
+        console.print("Over the seeds: mean +- standard deviation, best mean first", highlight=False)
+        console.print(_points(result, console))
     for text in _where(result):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _points(result: SearchResult, console: Console) -> Table:
+    names = [name for name in result.names if name != SEED]
+    table = _table(console, [*map(heading, names), "seeds", "validation", "test, last epoch"])
+    for point in result.points:
+        accuracies = [spread_text(point.of(name)) for name in ("validation", "test")]
+        table.add_row(*(plain(point.values[name]) for name in names), str(point.n), *accuracies)
+    return table
 
 
 def _table(console: Console, headings: Sequence[str]) -> Table:
@@ -204,7 +217,9 @@ def _where(result: SearchResult) -> list[str]:
         lines.append(f"Best: trial {result.best.label}, in {folder}")
         lines += [f"  picture:    {folder / name}" for name in ("weights.png",) if (folder / name).exists()]
         lines += [f"  checkpoint: {path}" for path in checkpoints(folder)[:1]]
-        lines.append(f"  settings:   {result.folder / 'best.json'}")
+        lines.append(f"  settings:   {result.folder / 'best.json'} (`launch/train.py --from` it trains the same again)")
+    if (result.folder / "summary.md").exists():
+        lines.append(f"What mattered: {result.folder / 'summary.md'}, drawn in {result.folder / 'pictures'}")
     if result.spend:
         lines.append(f"Spent: {hours(result.spend)}")
     command = f"{sys.executable} -m tensorboard.main --logdir {result.folder / 'trials'} --host 127.0.0.1"

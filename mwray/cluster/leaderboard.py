@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mwray.cluster.failure import FAILURE
+from mwray.cluster.points import SEED, Point, points
 from mwray.cluster.study import Proposal, Study
 from mwray.config import leaves, to_dict
 from mwray.experiment import Experiment
 from mwray.records import Run, write_atomically
+from mwray.repeat import last_start
 from mwray.space import Space
 
 ALWAYS = ("method.weight_net.shape", "data.num_meta", "optimizer.lr", "method.weight_net.lr")
@@ -80,10 +82,18 @@ class SearchResult:
     names: tuple[str, ...] = field(default=(), repr=False)
     spend: Mapping[str, float] = field(default_factory=dict)
     """ "cpu_seconds" and "gpu_seconds" for which trials held machines, over all calls; empty where unknown."""
+    mode: str = "max"
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Where the seed is searched too: each point over its seeds, best mean first."""
+        return points(self.rows, self.mode) if SEED in self.names else ()
 
     @property
     def best(self) -> Row | None:
-        """The best trial that ran to its end."""
+        """The best trial that ran to its end; of a search over seeds, the best point's at its first seed."""
+        if found := self.points:
+            return found[0].rows[0]
         return next((row for row in self.rows if row.state == "finished"), None)
 
 
@@ -151,16 +161,18 @@ def ranked(rows: Sequence[Row], mode: str) -> tuple[Row, ...]:
 
 
 def write(result: SearchResult) -> None:
-    """Write leaderboard.csv, leaderboard.json and best.json into the search's folder."""
+    """Write leaderboard.csv, leaderboard.json, best.json and, over seeds, points.csv into the search's folder."""
     lines = [_flat(row, result) for row in (*result.rows, *([result.base] if result.base else []))]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["trial"])
-    writer.writeheader()
-    writer.writerows(lines)
-    write_atomically(result.folder / "leaderboard.csv", text.getvalue().encode())
+    _write_csv(result.folder / "leaderboard.csv", lines)
     _write_json(result.folder / "leaderboard.json", lines)
+    if result.points:
+        _write_csv(result.folder / "points.csv", [point.flat() for point in result.points])
     if result.best is not None:
-        best = {**_flat(result.best, result), "experiment": to_dict(result.best.experiment)}
+        best = {
+            **_flat(result.best, result),
+            "experiment": to_dict(result.best.experiment),
+            "environment": last_start(result.best.folder),
+        }
         _write_json(result.folder / "best.json", best)
 
 
@@ -177,6 +189,14 @@ def _flat(row: Row, result: SearchResult) -> dict[str, Any]:
         "folder": str(row.folder.relative_to(result.folder)),
         "reason": row.reason,
     }
+
+
+def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["trial"])
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _write_json(path: Path, data: Any) -> None:

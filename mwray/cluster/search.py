@@ -4,13 +4,15 @@ folder/space.json                        what is searched
 folder/study.journal                     Optuna's journal: every trial, its point, its value
 folder/trials/0003-1f2e3d4c5b6a/         a run's folder each: records, checkpoints, pictures, TensorBoard files
 folder/base/0a1b2c3d4e5f/                BaseModel at the same noise, schedule, epochs and seed
-folder/leaderboard.csv, .json, best.json what came out
+folder/leaderboard.csv, .json, best.json what came out; points.csv over seeds
+folder/summary.md, pictures/             what mattered, in words and drawn
 folder/ray/                              Ray's own files, removed when all went well
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -27,7 +29,7 @@ from ray import tune
 from rich.console import Console
 
 from mwray.cluster import display as displays
-from mwray.cluster import heartbeat, leaderboard, probe
+from mwray.cluster import heartbeat, leaderboard, probe, summary
 from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes
 from mwray.cluster.failure import FAILURE
 from mwray.cluster.heartbeat import Heartbeat, Spend
@@ -41,6 +43,8 @@ from mwray.config import fingerprint, override
 from mwray.lock import locked
 from mwray.records import write_atomically
 from mwray.space import Space
+
+logger = logging.getLogger("mwray")
 
 RESTARTS = 100
 """Of a trial whose process dies, in all: machines are taken away. `mwray.cluster.failure.MOST` bounds those that lead
@@ -66,7 +70,8 @@ def search(
     Args:
         space: what is searched (`mwray.space.load`).
         folder: the search's folder; with several machines, on storage that all of them see.
-        trials: trainings in all, those of earlier calls included; default: the space's own number.
+        trials: points in all, those of earlier calls included; default: the space's own number. Each is as many
+            trainings as the space has seeds.
         address: a running Ray cluster ("auto", "host:port"); None: a local Ray with all cores.
         concurrency: trials at once, at most; default and upper bound: as many as fit.
         gpus_per_trial: a fraction shares one GPU; "auto": as many trials on each as its memory holds, by a short probe,
@@ -99,6 +104,7 @@ def search(
             raise session.storage_failed
         result = _result(study, folder, session)
         leaderboard.write(result)
+        _summarise(study, result)
     if display:
         displays.report(result, console)
         if result.interrupted:
@@ -243,7 +249,16 @@ def _result(study: Study, folder: Path, session: Session | None) -> SearchResult
         stopped=None if session is None else session.stopped,
         names=leaderboard.columns(study.space),
         spend=session.spend.total() if session is not None else heartbeat.read(folder).get("spend", {}),
+        mode=study.space.mode,
     )
+
+
+def _summarise(study: Study, result: SearchResult) -> None:
+    """Write what was found; a search that has its results must not end with an error of their description."""
+    try:
+        summary.write(study.space, study.entries(), result)
+    except Exception:
+        logger.warning("%s: not written", result.folder / "summary.md", exc_info=True)
 
 
 def _retry(study: Study, folder: Path, screen: Logged) -> None:

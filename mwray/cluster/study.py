@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from mwray.cluster import seeds
 from mwray.cluster.journal import differences, open_study
 from mwray.config import ConfigError, fingerprint
 from mwray.experiment import Experiment
@@ -66,7 +67,8 @@ class Study:
         Args:
             space: what is searched.
             folder: the search's folder; the caller holds its lock.
-            target: trials in all, those of earlier sessions included; default: the space's own number.
+            target: points in all, those of earlier sessions included; default: the space's own number. Each is
+                trained at every seed, as a trial of its own.
             workers: Ray Train workers of each trial; part of what must stay the same, since each worker normalises its
                 own share of a batch.
 
@@ -75,7 +77,7 @@ class Study:
         """
         self.space = space
         self.folder = folder
-        self.target = space.trials if target is None else target
+        self.target = (space.trials if target is None else target) * space.seeds
         self._first = space.first()
         if space.sampler == "grid":
             self.target = min(self.target, len(self._first))
@@ -263,8 +265,9 @@ class Study:
         if waiting:  # killed between the queueing and the asking
             return waiting[0]
         place = sum("retry_of" not in trial.user_attrs for trial in trials)
-        if place < len(self._first):
-            self._study.enqueue_trial({name: _encode(value) for name, value in self._first[place].items()})
+        known = self._first[place] if place < len(self._first) else seeds.repetition(self.space, self._counted())
+        if known:  # what it leaves open is drawn
+            self._study.enqueue_trial({name: _encode(value) for name, value in known.items()})
         return len(trials)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
@@ -273,7 +276,7 @@ class Study:
             return optuna.samplers.RandomSampler(seed)
         # Optuna's default of 10 random draws is made for searches of 100; two a field, 4 to 10, leaves room for TPE in
         # a search of 12. Our choice, not measured to be the best.
-        random_draws = min(10, max(4, 2 * len(self.space.ranges)))
+        random_draws = min(10, max(4, 2 * len(self.space.ranges))) * self.space.seeds
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=random_draws)
 
     def _values(self, trial: optuna.trial.Trial) -> dict[str, Any]:

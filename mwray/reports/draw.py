@@ -143,7 +143,7 @@ def confusion(counts: NDArray[Any], class_names: Sequence[str]) -> Figure:
     axes.set(xlabel="predicted class", ylabel="true class", title=f"{total:,} images, accuracy {accuracy}")
     _name_classes(axes, class_names)
     if size <= 20:
-        _write_rates(axes, share)
+        write_rates(axes, share)
     bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, format=PercentFormatter(1, 0))
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
@@ -173,7 +173,7 @@ def transitions(matrices: Mapping[str, NDArray[Any]], class_names: Sequence[str]
         axes.set(xlabel="observed class", ylabel="true class", title=title)
         _name_classes(axes, class_names)
         if size <= 20:
-            _write_rates(axes, matrix)
+            write_rates(axes, matrix)
     bar = figure.colorbar(image, ax=panels, shrink=0.9, pad=0.02, format=PercentFormatter(1, 0))
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
@@ -247,7 +247,7 @@ def _weight_curves(axes: Axes, curves: Curves, samples: Samples | None) -> None:
         newest = curves.epochs[i] == last
         colour = "#000000" if newest else EPOCHS(scale(curves.epochs[i]))
         axes.plot(curves.losses[i], curves.weights[i], color=colour, linewidth=2.2 if newest else 1.1)
-    _loss_axis(axes, right)
+    loss_axis(axes, right)
     inside = (curves.losses <= right) & np.isfinite(curves.weights)
     top = float(curves.weights[inside].max()) if inside.any() else 1.0
     axes.set(ylim=(0, 1.05 * top if top > 0 else 1), ylabel="weight $V(L)$")
@@ -263,10 +263,14 @@ def _weight_curves(axes: Axes, curves: Curves, samples: Samples | None) -> None:
     strip.text(1.06, 0.5, f"{last}", transform=strip.transAxes, ha="left", va="center", fontsize=8)
 
 
-def _loss_axis(axes: Axes, right: float) -> None:
+def loss_axis(axes: Axes, right: float, apart: float = 0.045) -> None:
+    """Make the horizontal axis one of losses from 0 to `right`, its ticks `apart` of its length from one another."""
     # Right labels lose next to nothing and wrong ones ten nats: only roots show both, and what lies between.
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-    ticks = [tick for tick in (0, 0.1, 0.5, 1, 2, 4, 6, 10, 15, 20, 30, 50, 100) if tick <= right]
+    ticks = [0.0]
+    for tick in (0.1, 0.5, 1, 2, 4, 6, 10, 15, 20, 30, 50, 100):
+        if tick <= right and np.sqrt(tick) - np.sqrt(ticks[-1]) > apart * np.sqrt(right):
+            ticks.append(tick)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set(xlim=(0, right), xlabel="training loss $L$ (nats, square-root scale)")
 
@@ -276,7 +280,7 @@ def _losses(axes: Axes, above: Axes, samples: Samples) -> None:
     above.set_xlabel("")
     right = upper(samples.losses)
     _bars(axes, shares(samples.losses, samples.clean, np.linspace(0, np.sqrt(right), BINS + 1) ** 2))
-    _loss_axis(axes, right)
+    loss_axis(axes, right)
     axes.set_ylabel("share")
 
 
@@ -314,11 +318,12 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _write_rates(axes: Axes, share: Floats) -> None:
+def write_rates(axes: Axes, share: Floats, size: float = 7) -> None:
+    """Write shares [rows, columns], in per cent, into the cells of a matrix."""
     for row, column in np.argwhere(share >= 0.005):  # below half a percent a zero would be written
         value = share[row, column]
         colour = "white" if value > 0.5 else GREY
-        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=7)
+        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=size)
 
 
 def _lines(axes: Axes, columns: Mapping[str, Floats], lines: Mapping[str, tuple[str, str, str]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -10,23 +10,30 @@ from mwray.reports import figure_draw, figures
 from mwray.reports.cells import Entry
 from mwray.reports.draw import png, weight_histogram
 from mwray.reports.page import Picture
+from mwray.reports.picture_data import Floats
 from mwray.reports.published import Column
 from mwray.reports.tables import build
 
 PAIR = ("BaseModel", "MW-Net")
 KINDS = {"1": "imbalance", "2": "uniform noise", "3": "flip noise"}
-CONFUSIONS = {"1": "8", "2": "9", "3": "10"}
-LOSSES = {"1": "11", "2": "12", "3": "13"}
+CONFUSIONS = {"8": "1", "9": "2", "10": "3"}
+LOSSES = {"11": "1", "12": "2", "13": "3"}
+"""The table whose runs a figure shows."""
 
 
-def pictures(entries: Sequence[Entry]) -> Iterator[Picture]:
-    """Every figure that the runs of one preset give, in the paper's order."""
-    for draw in (_figure1, _figure3, _figure4, _figure5, _figure6, _figure7, _confusions, _losses):
-        make: Callable[[Sequence[Entry]], Iterator[Picture]] = draw
-        yield from make(entries)
+def pictures(entries: Sequence[Entry], numbers: Collection[str] = ()) -> Iterator[Picture]:
+    """The figures that the runs of one preset give, in the paper's order.
+
+    Args:
+        entries: the runs, and their places in tables.
+        numbers: only these figures, keys of FIGURES; none: all.
+    """
+    for number, make in FIGURES.items():
+        if not numbers or number in numbers:
+            yield from make(entries, number)
 
 
-def _figure1(entries: Sequence[Entry]) -> Iterator[Picture]:
+def _figure1(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
     learned = figures.weight_functions(entries)
     if learned:
         caption = (
@@ -35,30 +42,29 @@ def _figure1(entries: Sequence[Entry]) -> Iterator[Picture]:
         yield Picture("figure-01", caption, png(figure_draw.weight_functions(learned)))
 
 
-def _figure3(entries: Sequence[Entry]) -> Iterator[Picture]:
+def _figure3(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
     for column in _strongest(figures.columns_of(entries, "1", "MW-Net")):
-        yield from _matrices(entries, "1", [column], "3")
+        yield from _matrices(entries, "1", [column], number)
 
 
-def _confusions(entries: Sequence[Entry]) -> Iterator[Picture]:
-    for table, number in CONFUSIONS.items():
-        columns = figures.columns_of(entries, table, "MW-Net")
-        for dataset in dict.fromkeys(column.dataset for column in columns):
-            yield from _matrices(entries, table, [c for c in columns if c.dataset == dataset], number)
+def _confusions(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
+    table = CONFUSIONS[number]
+    columns = figures.columns_of(entries, table, "MW-Net")
+    for dataset in dict.fromkeys(column.dataset for column in columns):
+        yield from _matrices(entries, table, [c for c in columns if c.dataset == dataset], number)
 
 
 def _matrices(entries: Sequence[Entry], table: str, columns: Sequence[Column], number: str) -> Iterator[Picture]:
-    found = {
-        f"{row}, {column.bias}": matrix
-        for column in columns
-        for row in PAIR
-        if (matrix := figures.confusion(entries, table, row, column)) is not None
-    }
-    if not found:
+    shares: dict[str, dict[str, Floats]] = {}
+    classes: tuple[str, ...] = ()
+    for column in columns:
+        for row in PAIR:
+            found = figures.confusion(entries, table, row, column)
+            if found is not None:
+                shares.setdefault(column.bias, {})[row], classes = found
+    if not shares:
         return
     dataset = columns[0].dataset
-    shares = {title: share for title, (share, _) in found.items()}
-    classes = next(iter(found.values()))[1]
     caption = (
         f"Figure {number}. Confusion on the test images of {dataset} under {KINDS[table]}, all seeds together: share "
         "of each true class (rows) taken for each class (columns)."
@@ -66,7 +72,7 @@ def _matrices(entries: Sequence[Entry], table: str, columns: Sequence[Column], n
     yield Picture(f"figure-{number:0>2}-{_slug(dataset)}", caption, png(figure_draw.confusions(shares, classes)))
 
 
-def _figure4(entries: Sequence[Entry]) -> Iterator[Picture]:
+def _figure4(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
     own = [entry for entry in entries if entry.cell.table == "figure 4"]
     if any(entry.run.state == "done" for entry in own):
         caption = (
@@ -75,7 +81,7 @@ def _figure4(entries: Sequence[Entry]) -> Iterator[Picture]:
         yield Picture("figure-04", caption, png(figure_draw.two_networks(build(own, "test.last"))))
 
 
-def _figure5(entries: Sequence[Entry]) -> Iterator[Picture]:
+def _figure5(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
     for column in figures.columns_of(entries, "2", "MW-Net"):
         found = figures.samples(entries, "2", "MW-Net", column)
         if found is not None and not np.all(found.clean):
@@ -83,7 +89,7 @@ def _figure5(entries: Sequence[Entry]) -> Iterator[Picture]:
             yield Picture(f"figure-05-{_slug(str(column))}", caption, png(weight_histogram(found)))
 
 
-def _figure6(entries: Sequence[Entry]) -> Iterator[Picture]:
+def _figure6(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
     for column in figures.columns_of(entries, "2", "MW-Net"):
         found = figures.variations(entries, "2", column)
         if found:
@@ -94,8 +100,9 @@ def _figure6(entries: Sequence[Entry]) -> Iterator[Picture]:
             yield Picture(f"figure-06-{_slug(str(column))}", caption, png(figure_draw.weight_variation(found)))
 
 
-def _figure7(entries: Sequence[Entry]) -> Iterator[Picture]:
+def _figure7(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
     columns = [c for c in figures.columns_of(entries, "2", "MW-Net") if figures.level(c.bias) > 0]
+    columns.sort(key=lambda column: (column.dataset, figures.level(column.bias)))
     rows = list(figure_draw.ROWS)
     train = {str(c): figures.bands(entries, "2", rows, c, "train.accuracy_observed") for c in columns}
     test = {str(c): figures.bands(entries, "2", rows, c, "test.accuracy") for c in columns}
@@ -106,22 +113,25 @@ def _figure7(entries: Sequence[Entry]) -> Iterator[Picture]:
         yield Picture("figure-07", caption, png(figure_draw.accuracy_curves(train, test)))
 
 
-def _losses(entries: Sequence[Entry]) -> Iterator[Picture]:
-    for table, number in LOSSES.items():
-        columns = figures.columns_of(entries, table, "MW-Net")
-        lines = {
-            name: {
-                str(c): line
-                for c in columns
-                if (line := figures.band(figures.select(entries, table, "MW-Net", c), f"train.{name}")) is not None
-            }
-            for name in ("loss", "meta_loss")
-        }
-        if lines["loss"]:
-            caption = (
-                f"Figure {number}. MW-Net's training and meta loss under {KINDS[table]}, mean and spread over seeds."
-            )
-            yield Picture(f"figure-{number}", caption, png(figure_draw.losses(lines["loss"], lines["meta_loss"])))
+def _losses(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
+    table = LOSSES[number]
+    columns = figures.columns_of(entries, table, "MW-Net")
+    datasets = dict.fromkeys(column.dataset for column in columns)
+    lines = {
+        dataset: (
+            _lines_of(entries, table, [c for c in columns if c.dataset == dataset], "train.loss"),
+            _lines_of(entries, table, [c for c in columns if c.dataset == dataset], "train.meta_loss"),
+        )
+        for dataset in datasets
+    }
+    if lines:
+        caption = f"Figure {number}. MW-Net's training and meta loss under {KINDS[table]}, mean and spread over seeds."
+        yield Picture(f"figure-{number}", caption, png(figure_draw.losses(lines)))
+
+
+def _lines_of(entries: Sequence[Entry], table: str, columns: Sequence[Column], name: str) -> dict[str, figures.Band]:
+    found = ((c.bias, figures.band(figures.select(entries, table, "MW-Net", c), name)) for c in columns)
+    return {bias: line for bias, line in found if line is not None}
 
 
 def _strongest(columns: Sequence[Column]) -> list[Column]:
@@ -131,3 +141,28 @@ def _strongest(columns: Sequence[Column]) -> list[Column]:
 
 def _slug(text: str) -> str:
     return "".join(letter for letter in text.lower().replace(" ", "-") if letter.isalnum() or letter == "-")
+
+
+FIGURES: dict[str, Callable[[Sequence[Entry], str], Iterator[Picture]]] = {
+    "1": _figure1,
+    "3": _figure3,
+    "4": _figure4,
+    "5": _figure5,
+    "6": _figure6,
+    "7": _figure7,
+    **dict.fromkeys(CONFUSIONS, _confusions),
+    **dict.fromkeys(LOSSES, _losses),
+}
+"""By the paper's number."""
+
+NEEDS = {
+    "1": "MW-Net under any bias",
+    "3": "MW-Net and BaseModel under imbalance",
+    "4": 'the study `--table "figure 4"`',
+    "5": "MW-Net under uniform noise",
+    "6": "MW-Net and L2RW under uniform noise",
+    "7": "MW-Net under uniform noise, and what is to stand beside it",
+    **{number: f"MW-Net and BaseModel under {KINDS[table]}" for number, table in CONFUSIONS.items()},
+    **{number: f"MW-Net under {KINDS[table]}" for number, table in LOSSES.items()},
+}
+"""Which finished runs a figure is drawn from."""

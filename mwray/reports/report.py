@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mwray.records import write_atomically
 from mwray.reports.cells import Entry, find
 from mwray.reports.latex import to_latex
 from mwray.reports.page import Picture, Section, page, table_section
-from mwray.reports.pictures import pictures
+from mwray.reports.pictures import FIGURES, NEEDS, pictures
 from mwray.reports.significance import compare
 from mwray.reports.tables import ReportError, Table, tables
 from mwray.reports.text import significance_csv, significance_markdown, to_csv, to_markdown
@@ -52,6 +52,34 @@ def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str,
     path = out / "index.html"
     write_atomically(path, page("Meta-Weight-Net: tables and figures", _made(entries), sections).encode())
     return path
+
+
+def draw(entries: Sequence[Entry], out: Path, numbers: Collection[str]) -> list[Path]:
+    """Draw only these figures of the paper, without tables and page; returns the files below `out`.
+
+    Args:
+        entries: runs of one or several presets; each preset has a folder of its own.
+        out: made if it is not there.
+        numbers: "1", "3" to "13".
+
+    Raises:
+        ReportError: a number is not a figure that runs give, or the runs do not give it; says which runs it takes.
+    """
+    unknown = [number for number in numbers if number not in FIGURES]
+    if unknown:
+        raise ReportError(f"--figure {unknown[0]}: figures are {', '.join(FIGURES)}, or all")
+    paths: list[Path] = []
+    for preset in dict.fromkeys(entry.cell.preset for entry in entries):
+        for picture in pictures([entry for entry in entries if entry.cell.preset == preset], numbers):
+            paths.append(out / preset / f"{picture.name}.png")
+            write_atomically(paths[-1], picture.png)
+    drawn = {str(int(path.stem.split("-")[1])) for path in paths}
+    for number in numbers:
+        if number not in drawn and len(numbers) < len(FIGURES):
+            raise ReportError(f"--figure {number}: needs finished runs of {NEEDS[number]}, and there are none")
+    if not paths:
+        raise ReportError("--figure all: these runs give no figure; each needs finished runs of MW-Net at least")
+    return paths
 
 
 def _write_table(out: Path, table: Table) -> None:

@@ -128,7 +128,8 @@ def contact_sheet(suspects: Suspects, images: NDArray[np.uint8], across: int = 8
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         observed, predicted = (suspects.classes[labels[place]] for labels in (suspects.observed, suspects.predicted))
         colour = GREY if wrong is None else VERMILION if wrong[place] else BLUE
-        axis.set_title(f"{observed} / {predicted}", fontsize=6, color=colour, pad=2)
+        title = f"{observed} / {predicted}"
+        axis.set_title(title, fontsize=min(6.0, 105 / len(title)), color=colour, pad=2)
     legend = "" if wrong is None else "; orange: the label is wrong, blue: it is right"
     figure.suptitle(f"least trusted first: label / prediction{legend}", fontsize=8)
     return figure
@@ -141,7 +142,9 @@ def ranking(wrong: Bools) -> Figure:
     figure = Figure(figsize=(4.6, 2.8), layout="constrained")
     axis = figure.subplots()
     looked = np.arange(1, len(wrong) + 1)
-    axis.plot(looked, precision, color=BLUE, label="precision: wrong among those looked at")
+    # Of the first few it jumps between 0 and 1, over all of the picture's height.
+    steady = min(10, len(wrong)) - 1
+    axis.plot(looked[steady:], precision[steady:], color=BLUE, label="precision: wrong among those looked at")
     axis.plot(looked, recall, color=VERMILION, label="recall: found of all wrong ones")
     axis.axhline(float(wrong.mean()), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="share of wrong labels")
     axis.axvline(int(wrong.sum()), color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))

@@ -59,7 +59,9 @@ class SpaceFile:
     mode: Literal["max", "min"] | None = None
     """None: the way that is better for the metric."""
     trials: Annotated[int, Ge(1)] | None = None
-    """How many trainings; None is for a grid: all of it."""
+    """How many points are tried; None is for a grid: all of it."""
+    seeds: Annotated[int, Ge(1)] = 1
+    """Trainings of each point: at the recipe's seed, the next one, and so on. What counts is their mean."""
     seed: Annotated[int, Ge(0)] = 0
     """Of the draws; the seed of the trainings is the experiment's field `seed`."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"

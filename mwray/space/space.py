@@ -9,6 +9,7 @@ search:
 start: [{}]                                    points tried first; what they leave out is the recipe's own value
 metric: validation.accuracy
 trials: 12
+seeds: 1                                       trainings of each point, at as many seeds
 sampler: tpe                                   or random, grid
 pruner: {asha: {grace_period: 13}}             or {median: {}}, none
 """
@@ -51,6 +52,8 @@ class Space:
     seed: int
     sampler: str
     pruner: Pruner
+    seeds: int = 1
+    """Trainings of each point; above 1, `ranges` ends with the field `seed`."""
 
     @property
     def name(self) -> str:
@@ -101,7 +104,8 @@ class Space:
 
     def first(self) -> list[dict[str, Any]]:
         """The points that are known before the search: the starting points, then the grid where it is one."""
-        points = [self.complete(start) for start in self.starts]
+        seeds = [{"seed": seed} for seed in self.ranges["seed"].grid()] if self.seeds > 1 else [{}]
+        points = [{**self.complete(start), **seed} for start in self.starts for seed in seeds]
         if self.sampler == "grid":
             points += self.grid()
         unique = {json.dumps(point, sort_keys=True): point for point in points}
@@ -128,6 +132,7 @@ class Space:
             "seed": self.seed,
             "sampler": self.sampler,
             "pruner": to_dict(self.pruner),
+            **({"seeds": self.seeds} if self.seeds > 1 else {}),  # searches of before have no such entry
         }
 
 
@@ -142,6 +147,8 @@ def build(data: Mapping[str, Any], source: str, assignments: Sequence[str] = ())
         for name in ranges:
             _check_name(name, ranges, fixed)
             _check_values(name, ranges, base)
+        trials = _trials(file, ranges)
+        ranges |= _seeds(file, ranges, base)
         space = Space(
             source=source,
             recipe=file.recipe,
@@ -150,10 +157,11 @@ def build(data: Mapping[str, Any], source: str, assignments: Sequence[str] = ())
             starts=file.start,
             metric=file.metric,
             mode=_mode(file),
-            trials=_trials(file, ranges),
+            trials=trials,
             seed=file.seed,
             sampler=file.sampler,
             pruner=file.pruner,
+            seeds=file.seeds,
         )
         _check_metric(space)
         _check_pruner(space)
@@ -293,6 +301,13 @@ def _trials(file: SpaceFile, ranges: Mapping[str, Range]) -> int:
     if file.trials is None:
         raise ConfigError(f"trials: a number is needed for sampler: {file.sampler}, for example trials: 20")
     return file.trials
+
+
+def _seeds(file: SpaceFile, ranges: Mapping[str, Range], base: Experiment) -> dict[str, Range]:
+    """The field that repeats each point; a searched one at the end, so that a grid has a point's seeds side by side."""
+    if file.seeds > 1 and "seed" in ranges:
+        raise ConfigError(f"seeds: {file.seeds} is given, and `seed` is searched as well; keep one of the two")
+    return {"seed": Choice(choice=tuple(base.seed + k for k in range(file.seeds)))} if file.seeds > 1 else {}
 
 
 def _check_metric(space: Space) -> None:

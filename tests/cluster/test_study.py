@@ -273,3 +273,24 @@ def test_epochs_whose_word_was_lost_are_told_from_the_records(tmp_path):
     study.finish(proposal.number, 0.5)
     (trial,) = read_study(tmp_path).get_trials()
     assert trial.intermediate_values == dict.fromkeys((1, 2, 3, 4), 0.5)
+
+
+def test_every_point_is_trained_at_every_seed_before_the_next_is_drawn(tmp_path):
+    points = run_all(Study(space(seeds=3, trials=3), tmp_path))
+    assert [point["seed"] for point in points] == [0, 1, 2] * 3
+    bare = [{name: value for name, value in point.items() if name != "seed"} for point in points]
+    assert bare[0] == bare[1] == bare[2] != bare[3] == bare[4] == bare[5] != bare[6] == bare[7] == bare[8]
+
+    broken = []
+    while more := run_all(Study(space(seeds=3, trials=3), tmp_path / "broken"), most=1):
+        broken += more
+    assert broken == points
+
+
+def test_a_point_that_fails_at_one_seed_is_not_repeated(tmp_path):
+    study = Study(space(seeds=3, trials=2, start=[]), tmp_path)
+    first = study.next()
+    study.fail(first.number, "diverged")
+    second = study.next()
+    assert second.values["seed"] == 0 and second.values["optimizer.lr"] != first.values["optimizer.lr"]
+    assert study.next().values == {**second.values, "seed": 1}

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tensorboard.summary.writer import event_file_writer
 
 from mwray.train.sinks import TensorBoardSink
-from mwray.train.sinks.tensorboard import plain, tag
+from mwray.train.sinks.tensorboard import plain, said_first, tag
 from tests.train.runs import SUMMARY, info, tell, values
 
 
@@ -146,3 +146,19 @@ def test_settings_as_the_table_holds_them(value: object, expected: object) -> No
 def test_names_of_methods_get_a_panel_of_their_own() -> None:
     assert tag("method.temperature") == "method/temperature"
     assert tag("method.stage.two") == "method/stage.two"
+
+
+def test_the_columns_shown_first_say_bias_method_network_and_seed(tmp_path: Path) -> None:
+    settings = {"data.bias.imbalance": 1.0, "data.bias.noise": "flip2", "data.bias.rate": 0.4, "model.name": "small"}
+    for seed, method in enumerate(("base", "mwnet")):
+        sink = TensorBoardSink()
+        sink.start(info(tmp_path / method, **settings, seed=seed, **{"method.name": method}))
+        sink.write(1, values(1), {})
+        sink.close()
+    columns, rows = table(tmp_path)
+    assert [column.name for column in columns.hparam_infos][:4] == ["Method", "Seed", "method.name", "seed"]  # differ
+    assert [column.name for column in columns.hparam_infos][4:6] == ["Bias", "Network"]
+    first = rows[0].hparams
+    assert (first["Bias"].string_value, first["Method"].string_value) == ("flip 40 %", "base")
+    assert first["Seed"].number_value == 0
+    assert said_first({"seed": 3}) == {"Seed": 3}

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from mwray.reports import draw
+from mwray.reports.loose import bias_text
 from mwray.reports.picture_data import Curves
 from mwray.storage import patiently
 from mwray.train.sinks.base import RunInfo
@@ -38,6 +39,9 @@ TAGS = {
 """Which panel a number is drawn in. Any other name goes to a panel named by its first part."""
 
 
+UNBIASED = {"imbalance": 1.0, "noise": "none", "rate": 0.0}
+
+
 class TensorBoardSink:
     """Writes event files into the run's folder; a resumed run replaces the points that it trains again."""
 
@@ -54,7 +58,8 @@ class TensorBoardSink:
         # experiment (the first of three) is left out on purpose: TensorBoard takes the columns of all runs from the
         # first one that it meets, so trials of different methods would lose theirs; without it TensorBoard finds the
         # columns itself, those that differ between runs first.
-        _, self.begin, self.end = hparams({name: plain(value) for name, value in run.experiment.items()}, {})
+        settings = {**said_first(run.experiment), **run.experiment}
+        _, self.begin, self.end = hparams({name: plain(value) for name, value in settings.items()}, {})
         # Points are numbered by finished epochs: those of first_epoch + 1 on are about to be trained again.
         self._lasting(run.first_epoch + 1, lambda: None)
 
@@ -148,6 +153,22 @@ class TensorBoardSink:
 def tag(name: str) -> str:
     """The TensorBoard tag of a record's number: "panel/line"."""
     return TAGS.get(name, name.replace(".", "/", 1))
+
+
+def said_first(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader tells runs apart by, as columns of their own; {} where the settings do not say it.
+
+    TensorBoard sorts columns by name, those that differ first, and shows the first five: capital letters come before
+    the dotted names.
+    """
+    bias = {name: experiment.get(f"data.bias.{name}") for name in ("imbalance", "noise", "rate")}
+    found = {
+        "Bias": None if None in bias.values() else "none" if bias == UNBIASED else bias_text(**bias),
+        "Method": experiment.get("method.name"),
+        "Network": experiment.get("model.name"),
+        "Seed": experiment.get("seed"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def plain(value: Any) -> float | str:
