@@ -103,7 +103,12 @@ def parse(settings: Any, assignment: str) -> tuple[str, Any]:
 
 def fingerprint(settings: Any) -> str:
     """Twelve hexadecimal digits that are equal for equal settings and differ otherwise (SHA-256 of sorted JSON)."""
-    text = json.dumps(to_dict(settings), sort_keys=True, separators=(",", ":"))
+    return fingerprint_of(to_dict(settings))
+
+
+def fingerprint_of(data: Mapping[str, Any]) -> str:
+    """The fingerprint of settings that were stored as plain data, maybe by a version that had fewer fields."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from mwray.config import fingerprint, read
+from mwray.config import fingerprint, fingerprint_of, read
 from mwray.experiment import Experiment
 from mwray.records import RecordError, Run
 from mwray.reports import suspects as reports
@@ -40,10 +40,11 @@ def restored(folder: Path, device: str | None = None) -> Session:
     Raises:
         RecordError: the folder holds no run, or no checkpoint of it.
     """
-    experiment = read(Experiment, Run(folder).experiment())
+    stored = Run(folder).experiment()
+    experiment = read(Experiment, stored)
     session = Session(experiment, folder, LocalWorker(device), ())
     state = checkpoint.latest(folder, session.worker.device)
-    if state is None or state["experiment"] != fingerprint(experiment):
+    if state is None or state["experiment"] not in (fingerprint_of(stored), fingerprint(experiment)):
         raise RecordError(f"{folder}: no whole checkpoint of this run is there; train it again to get one")
     session.method.epoch_start(int(state["epoch"]) - 1)  # a method of two phases is in its last one
     session.method.restore(state["method"])

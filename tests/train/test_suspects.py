@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
-from mwray.config import override
+from mwray.config import fingerprint_of, override
 from mwray.recipes import recipe
 from mwray.records import RecordError, Run
+from mwray.train import checkpoint
 from mwray.train.loop import train
 from mwray.train.suspects import restored, suspects, write
 from mwray.worker import LocalWorker
@@ -52,6 +56,22 @@ def test_files_lie_in_the_run_s_folder_and_the_run_is_left_as_it_was(run):
         "ranking.png",
     }
     assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+def test_a_run_whose_settings_had_fewer_fields_is_still_read(tmp_path):
+    experiment = override(recipe("digits"), SMALL | {"epochs": 1, "optimizer.milestones": []})
+    train(experiment, tmp_path, worker=LocalWorker("cpu"))
+    settings = json.loads((tmp_path / "experiment.json").read_text())
+    del settings["precision"]  # as a version that did not have it would have written
+    (tmp_path / "experiment.json").write_text(json.dumps(settings))
+    path, state = checkpoint.files(tmp_path)[0], checkpoint.latest(tmp_path, torch.device("cpu"))
+    path.unlink()
+    checkpoint.save(tmp_path, 1, {**state, "experiment": fingerprint_of(settings)})
+    assert restored(tmp_path, "cpu").experiment == experiment
+    settings["seed"] = 7  # another run's checkpoint is refused all the same
+    (tmp_path / "experiment.json").write_text(json.dumps(settings))
+    with pytest.raises(RecordError, match="no whole checkpoint"):
+        restored(tmp_path, "cpu")
 
 
 def test_a_method_without_weights_is_ranked_by_loss(tmp_path):
