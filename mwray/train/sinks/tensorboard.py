@@ -161,7 +161,7 @@ def said_first(experiment: Mapping[str, Any]) -> dict[str, Any]:
     TensorBoard sorts columns by name, those that differ first, and shows the first five: capital letters come before
     the dotted names.
     """
-    bias = {name: experiment.get(f"data.bias.{name}") for name in ("imbalance", "noise", "rate")}
+    bias: dict[str, Any] = {name: experiment.get(f"data.bias.{name}") for name in ("imbalance", "noise", "rate")}
     found = {
         "Bias": None if None in bias.values() else "none" if bias == UNBIASED else bias_text(**bias),
         "Method": experiment.get("method.name"),
