@@ -9,8 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from mwray.reports.draw import png
 from mwray.reports.significance import Paired, compare
-from mwray.reports.tables import Table, TableCell
+from mwray.reports.table_draw import dots
+from mwray.reports.tables import MEASURES, Table, TableCell
 from mwray.reports.text import MINUS, SIGNIFICANCE, difference_text, ours_text, paper_text
 
 STYLE = """
@@ -24,7 +26,8 @@ body { margin: 0 auto; padding: 1rem; max-width: 78rem; font: 16px/1.5 system-ui
 h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .3rem; }
 p, li, figcaption, summary { max-width: 62rem; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
 a { color: var(--best); } nav ul { columns: 18rem; padding-left: 1.2rem; }
-.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; }
+.wide { overflow-x: auto; width: fit-content; max-width: 100%; border: 1px solid var(--line); border-radius: 6px;
+  margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; min-width: 30%; }
 th, td { padding: .35rem .6rem; text-align: right; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
@@ -34,8 +37,10 @@ tbody th { text-align: left; position: sticky; left: 0; background: var(--paper)
 tbody tr:last-child > * { border-bottom: 0; } td small { display: block; color: var(--soft); }
 .first { color: var(--best); font-weight: 700; } .second { text-decoration: underline; text-underline-offset: 3px; }
 .within { color: var(--good); } .outside { color: var(--bad); } .missing { color: var(--soft); }
-figure { margin: 1rem 0 2rem; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px;
-  border: 1px solid var(--line); padding: .5rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-start; }
+figure { margin: .6rem 0; max-width: 100%; }
+figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; border: 1px solid var(--line);
+  padding: .5rem; }
 details { margin: .6rem 0; } summary { cursor: pointer; }
 """
 
@@ -54,7 +59,7 @@ PAGE = """<!doctype html>
 <span class="second">underlined</span>.{% if table.has_paper %} Small: the paper's number, and ours minus it
 (<span class="within">within</span> or <span class="outside">outside</span> the paper's spread).{% endif %}</p>
 {% if table.note %}<p class="soft">{{ table.note }}</p>{% endif %}
-<div class="wide" tabindex="0"><table><thead>
+<div class="figures"><div class="wide" tabindex="0"><table><thead>
 <tr><th></th>{% for name, columns in table.columns | groupby("dataset") %}
 <th colspan="{{ columns | length }}" style="text-align:center">{{ name }}</th>{% endfor %}</tr>
 <tr><th style="text-align:left">method</th>
@@ -66,6 +71,7 @@ PAGE = """<!doctype html>
 <td>{{ mine(cell) | safe }}{% if cell.paper %}<small>{{ paper(cell) }}</small>{% endif %}{{ gap(cell) | safe }}</td>
 {% endfor %}{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
+{{ figures(section) | safe }}</div>
 {% if table.missing %}<p class="soft">{{ table.missing | length }} of {{ table.cells | length }} cells have no finished
 run.</p>{% endif %}
 {% if section.pairs %}<details><summary>Is {{ section.pairs[0].row }} better
@@ -79,12 +85,16 @@ than the others? Paired tests over seeds</summary>
 <td>{{ "%.3g" | format(pair.t_p) }}</td><td>{{ "%.3g" | format(pair.adjusted_p) }}</td>
 <td>{{ "%.3g" | format(pair.wilcoxon_p) }}</td></tr>
 {% endfor %}</tbody></table></div></details>{% endif %}{% endif %}
-{% for picture in section.pictures %}<figure><img alt="{{ picture.caption }}" loading="lazy"
-src="data:image/png;base64,{{ picture.data }}"><figcaption>{{ picture.caption }}</figcaption></figure>
-{% endfor %}</section>
+{% if not section.table %}<div class="figures">{{ figures(section) | safe }}</div>{% endif %}
+</section>
 {% endfor %}
 </body></html>
 """
+
+
+FIGURES = """{% for picture in pictures %}<figure style="width: {{ picture.width }}px"><img alt="{{ picture.caption }}"
+src="data:image/png;base64,{{ picture.data }}"><figcaption>{{ picture.caption }}</figcaption></figure>
+{% endfor %}"""
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,11 @@ class Picture:
         """The PNG as text."""
         return base64.b64encode(self.png).decode()
 
+    @property
+    def width(self) -> int:
+        """CSS pixels at which an inch of it is about an inch: pictures have 200 dots an inch, the page some 110."""
+        return round(int.from_bytes(self.png[16:20], "big") * 0.55)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -116,13 +131,24 @@ class Section:
 def table_section(table: Table) -> Section:
     """A table with its paired tests."""
     anchor = f"table-{table.name}-{table.preset}".replace(" ", "-")
-    return Section(anchor, f"{table.heading} ({table.preset})", table, compare(table))
+    drawn = () if len(table.missing) == len(table.cells) else (_drawn(table),)
+    return Section(anchor, table.heading, table, compare(table), drawn)
+
+
+def _drawn(table: Table) -> Picture:
+    stem = f"table-{table.name}-{table.preset}".replace(" ", "-")
+    text = f"{table.heading}: {MEASURES[table.measure]}, mean and sample standard deviation over seeds."
+    return Picture(stem, text, png(dots(table)))
 
 
 def page(title: str, made: str, sections: Sequence[Section]) -> str:
     """The whole page as HTML; text is escaped, pictures are inside."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    helpers: Mapping[str, Any] = {"mine": _mine, "paper": _paper, "gap": _gap, "signed": _signed}
+
+    def figures(section: Section) -> str:
+        return environment.from_string(FIGURES).render(pictures=section.pictures)
+
+    helpers: Mapping[str, Any] = {"figures": figures, "mine": _mine, "paper": _paper, "gap": _gap, "signed": _signed}
     return environment.from_string(PAGE).render(
         title=title, made=made, sections=sections, style=STYLE, significance=SIGNIFICANCE, **helpers
     )

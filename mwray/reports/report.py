@@ -27,7 +27,7 @@ def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str,
         measure: a key of MEASURES, the rule by which an accuracy is taken.
         says: of each preset, what a reader of its numbers has to know.
 
-    Files: index.html (all of it), tables.md, table-<name>-<preset>.{md,tex,csv}, the paired
+    Files: index.html (all of it), tables.md, table-<name>-<preset>.{md,tex,csv,png}, the paired
     tests beside them as table-<name>-<preset>-tests.csv, and figures/<preset>/*.png.
 
     Raises:
@@ -44,6 +44,8 @@ def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str,
         _write_table(out, table)
     write_atomically(out / "tables.md", "\n".join(map(_markdown, found)).encode())
     sections = [table_section(table) for table in found]
+    for section in sections:
+        _write_pictures(out, section.pictures)
     for preset in dict.fromkeys(entry.cell.preset for entry in entries):
         drawn = list(pictures([entry for entry in entries if entry.cell.preset == preset]))
         _write_pictures(out / "figures" / preset, drawn)

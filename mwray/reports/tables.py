@@ -95,9 +95,10 @@ class Table:
 
     @property
     def heading(self) -> str:
-        """Return "Table 3: ..." or the figure's name."""
+        """Return "Table 3: ..." or the figure's name; a preset other than the paper's is named."""
         name = f"Table {self.name}" if self.name in TABLES else self.name
-        return f"{name}: {self.title}" if self.title else name
+        size = "" if self.preset == "paper" else f" ({self.preset})"
+        return f"{name}{size}: {self.title}" if self.title else f"{name}{size}"
 
     @property
     def caption(self) -> str:
@@ -161,7 +162,7 @@ def build(entries: Sequence[Entry], measure: str, says: Mapping[str, str] | None
     }
     title = published.title if published else OWN_TITLES.get(cell.table, "")
     if published and cell.preset != "paper":
-        title = f"after the paper's ({title})"
+        title = f"after the paper's {title}"
     note = published.note if published and any(one.paper for one in cells.values()) else ""
     size = (says or {}).get(cell.preset.split("+")[0], "")
     schedules = EQUAL if any(entry.cell.beside for entry in entries) else ""
