@@ -121,7 +121,9 @@ def test_a_report_has_every_table_and_figure_and_needs_nothing_from_outside(tmp_
         "01", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "13",
     }  # fmt: skip
     text = index.read_text()
-    assert text.count("data:image/png;base64,") == len(drawn)
+    beside = sorted(path.name for path in (tmp_path / "out").glob("table-*.png"))
+    assert beside == [f"table-{name}-paper.png" for name in ("1", "2", "3", "figure-4")]
+    assert text.count("data:image/png;base64,") == len(drawn) + len(beside)
     assert "http" not in text and "<script" not in text
     assert "Table 2: WRN-28-10 under uniform noise" in text and "prefers-color-scheme: dark" in text
     assert "test accuracy at the last epoch" in text and "paired t-test" in text
