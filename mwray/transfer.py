@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mwray.config import ConfigError
+from mwray.data.sizes import CLASSES
 from mwray.methods.learned_weight_net import LearnedWeightNet, WeightNetError
 from mwray.records import Run, write_atomically
 from mwray.train import checkpoint
@@ -21,24 +22,21 @@ def from_run(folder: Path | str) -> LearnedWeightNet:
 
     Raises:
         RecordError: there is no run in this folder.
-        WeightNetError: the run is of another method, has no weight net yet, or has one that depends on its classes.
+        WeightNetError: the run is of another method, or has no weight net yet.
     """
     folder = Path(folder)
     experiment = Run(folder).experiment()
     method = experiment["method"]
     if method["name"] != "mwnet":
         raise WeightNetError(f"{folder}: a run of {method['name']!r} learns no weight net; take one of 'mwnet'")
-    if method["weight_net"]["conditioning"] != "none":
-        raise WeightNetError(
-            f"{folder}: its weight net has an output for each of its own classes and means nothing for others; learn "
-            "one with method.weight_net.conditioning=none"
-        )
     state = checkpoint.latest(folder)
     if state is None or not state["method"]["trajectory"]:
         raise WeightNetError(f"{folder}: no epoch of this run has trained its weight net yet; let it run on")
     trajectory = torch.stack(state["method"]["trajectory"])
     low, high = state["method"]["loss_range"].tolist()
-    return LearnedWeightNet(method["weight_net"]["shape"], trajectory[-1], (low, high), trajectory, experiment)
+    shape, source = method["weight_net"]["shape"], experiment["data"]["source"]
+    classes = CLASSES[source] if method["weight_net"]["conditioning"] == "class" else None
+    return LearnedWeightNet(shape, trajectory[-1], (low, high), trajectory, experiment, classes)
 
 
 def save(learned: LearnedWeightNet, path: Path | str) -> Path:

@@ -17,6 +17,7 @@ from mwray.methods.base import Method, Setup, Step
 from mwray.methods.classifier import Classifier
 from mwray.methods.learned_weight_net import LearnedWeightNet, WeightNetError
 from mwray.methods.settings import FrozenSettings
+from mwray.models.class_weight_net import ClassWeightNet
 
 
 @final
@@ -34,6 +35,12 @@ class Frozen(Method):
         self.settings, self.setup = settings, setup
         self.classifier = Classifier(setup)
         self.learned = _learned(settings)
+        if self.learned.classes not in (None, setup.splits.num_classes):
+            raise ConfigError(
+                f"method.file: {settings.file} tells {self.learned.classes} classes apart, and the data has "
+                f"{setup.splits.num_classes}; take a weight net that was learned with "
+                "method.weight_net.conditioning=none, which sees losses alone"
+            )
         self.weight_net = self._weight_net(0)
 
     def epoch_start(self, epoch: int) -> None:
@@ -46,7 +53,7 @@ class Frozen(Method):
         logits = self.classifier.forward(batch.x)
         losses = cross_entropy(logits, batch.y)
         settings = self.settings
-        weights = weigh(self._weights(losses.detach()), settings.weight_map, settings.tau, self.setup.worker)
+        weights = weigh(self._weights(losses.detach(), batch.y), settings.weight_map, settings.tau, self.setup.worker)
         weighted = (weights.eta * losses).sum()
         self.classifier.descend(weighted)
         scalars = {"weighted_loss": weighted.detach()}
@@ -64,8 +71,11 @@ class Frozen(Method):
         return self.classifier.predict(x)
 
     def curve(self) -> Callable[[Tensor], Tensor]:
-        """The weight function in use."""
-        return self._weights
+        """The weight function in use; of one that tells classes apart, the mean over classes."""
+        net = self.weight_net
+        if isinstance(net, ClassWeightNet):
+            return lambda losses: net.all_classes(losses).mean(1)
+        return net
 
     def state(self) -> dict[str, Any]:
         """Network and optimiser, and the weight net to know it again."""
@@ -87,10 +97,9 @@ class Frozen(Method):
         except WeightNetError as error:
             raise ConfigError(f"method.use: 'trajectory' cannot be had from {self.settings.file}: {error}") from error
 
-    def _weights(self, losses: Tensor) -> Tensor:
-        with torch.no_grad():
-            values: Tensor = self.weight_net(losses)
-        return values
+    def _weights(self, losses: Tensor, classes: Tensor) -> Tensor:
+        net = self.weight_net
+        return net(losses, classes) if isinstance(net, ClassWeightNet) else net(losses)
 
 
 def _learned(settings: FrozenSettings) -> LearnedWeightNet:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
 from mwray.errors import UserError
+from mwray.models.class_weight_net import ClassWeightNet
 from mwray.models.weight_net import WeightNet
 
 FORMAT = "mwray weight net"
@@ -25,16 +26,17 @@ class WeightNetError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class LearnedWeightNet:
-    """A weight net V(L; theta) with its source."""
+    """A weight net V(L; theta), or V(L, y; theta), with its source."""
 
     shape: str  # "1-100-1"
     parameters: Tensor  # float32 [P], on the CPU, in the order of `parameters_to_vector`
     loss_range: tuple[float, float] | None = None  # smallest and largest loss that it was learned on, in nats
     trajectory: Tensor | None = None  # float32 [E, P]: after every epoch of its learning
     source: dict[str, Any] = field(default_factory=dict)  # the experiment that it was learned in, as plain data
+    classes: int | None = None  # how many observed classes it tells apart; None: the weight depends on the loss alone
 
     def __post_init__(self) -> None:
-        count = sum(p.numel() for p in WeightNet(self.shape).parameters())
+        count = sum(p.numel() for p in self._empty().parameters())
         for name, vectors in (("parameters", self.parameters[None]), ("trajectory", self.trajectory)):
             if vectors is not None and (vectors.ndim != 2 or vectors.shape[1] != count or len(vectors) == 0):
                 raise WeightNetError(
@@ -43,8 +45,13 @@ class LearnedWeightNet:
             if vectors is not None and not bool(vectors.isfinite().all()):
                 raise WeightNetError(f"{name}: all of them must be finite numbers")
 
-    def build(self, progress: float | None = None) -> WeightNet:
+    def _empty(self) -> WeightNet | ClassWeightNet:
+        return WeightNet(self.shape) if self.classes is None else ClassWeightNet(self.shape, self.classes)
+
+    def build(self, progress: float | None = None) -> WeightNet | ClassWeightNet:
         """The net as a module without gradients; as it was at `progress` (0..1) of its learning, None: in the end.
+
+        It is called with losses [N], and with observed classes int64 [N] too where it tells classes apart.
 
         Raises:
             WeightNetError: `progress` is given and the trajectory was not kept.
@@ -54,7 +61,7 @@ class LearnedWeightNet:
             if self.trajectory is None:
                 raise WeightNetError("it holds no trajectory, only the weight net of the last epoch")
             vector = self.trajectory[min(int(progress * len(self.trajectory)), len(self.trajectory) - 1)]
-        net = WeightNet(self.shape)
+        net = self._empty()
         vector_to_parameters(vector, net.parameters())
         return net.requires_grad_(False)
 
@@ -96,6 +103,8 @@ class LearnedWeightNet:
             "parameters": self.parameters.tolist(),
             "trajectory": None if self.trajectory is None else self.trajectory.tolist(),
         }
+        if self.classes is not None:
+            content["classes"] = self.classes
         return json.dumps({**content, "checksum": _checksum(content)}) + "\n"
 
     @classmethod
@@ -114,6 +123,7 @@ class LearnedWeightNet:
                 loss_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
                 trajectory=None if trajectory is None else torch.tensor(trajectory, dtype=torch.float32),
                 source=dict(content["source"]),
+                classes=content.get("classes"),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise WeightNetError(f"incomplete: {error!r}") from error

@@ -158,6 +158,6 @@ def _frozen(target: Experiment, learned: tuple[Path, LearnedWeightNet], use: str
     """
     path, net = learned
     values: dict[str, Any] = {"method.name": "frozen", "method.use": use, "data.num_meta": 0}
-    if use == "trajectory":
+    if use == "trajectory" or net.classes is not None:
         return override(target, values | {"method.file": str(path)})
     return override(target, values | {"method.shape": net.shape, "method.parameters": net.parameters.tolist()})

@@ -92,6 +92,28 @@ def test_a_trajectory_goes_along(tmp_path):
         started(FrozenSettings(file=str(bare), use="trajectory"), setup)
 
 
+def test_a_net_that_tells_classes_apart_is_kept_and_used_where_the_classes_are_as_many(tmp_path):
+    small = {"epochs": 1, "optimizer.milestones": [], "data.num_train": 200, "data.num_test": 100, "model.name": "mlp"}
+    source = override(recipe("digits"), {**small, "method.weight_net.conditioning": "class"})
+    train(source, tmp_path / "run", worker=LocalWorker("cpu"))
+    path = transfer.save(transfer.from_run(tmp_path / "run"), tmp_path / "net.json")
+    net = transfer.load(path)
+    assert net.classes == 10
+    setup = make_setup()
+    batch = batches(setup)[0]
+    method = started(FrozenSettings(file=str(path)), setup)
+    step = method.update(batch, None)
+    every = net.build().all_classes(step.losses)  # [B, 10]
+    expected = torch.stack([row[label] for row, label in zip(every, batch.y, strict=True)])
+    torch.testing.assert_close(step.weights, expected)
+    torch.testing.assert_close(method.curve()(step.losses), every.mean(1))
+    with pytest.raises(WeightNetError, match="1-100-1' has 301 parameters, and 1210 were given"):
+        LearnedWeightNet(net.shape, net.parameters)
+    fewer = LearnedWeightNet("1-2-1", torch.zeros(2 + 2 + 6 + 3), classes=3)
+    with pytest.raises(ConfigError, match="tells 3 classes apart, and the data has 10; take a weight net"):
+        started(FrozenSettings(file=str(transfer.save(fewer, tmp_path / "three.json"))), setup)
+
+
 def test_losses_beyond_those_it_was_learned_on_are_counted(tmp_path):
     setup = make_setup()
     net = replace(learned(), loss_range=(0.0, 2.4))
