@@ -18,6 +18,10 @@ from mwray.reports.tables import ReportError, Table, tables
 from mwray.reports.text import significance_csv, significance_markdown, to_csv, to_markdown
 
 
+SHOWN = 8
+"""Commands that the page names."""
+
+
 def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str, str] | None = None) -> Path:
     """Write the report of all runs below `root` into `out`; returns the page.
 
@@ -102,7 +106,7 @@ def _write_pictures(folder: Path, drawn: Iterable[Picture]) -> None:
 
 
 def _made(entries: Sequence[Entry]) -> str:
-    """Where the numbers come from: runs, hours, machines, versions."""
+    """Where the numbers come from: runs, hours, machines, versions, commands."""
     runs = {entry.folder: entry.run for entry in entries}
     done = [run for run in runs.values() if run.state == "done"]
     hours = sum(float((run.summary() or {}).get("seconds", 0)) for run in done) / 3600
@@ -111,7 +115,10 @@ def _made(entries: Sequence[Entry]) -> str:
     ]
     hosts = sorted({str(start["host"]) for start in starts if "host" in start})
     versions = sorted({f"{k} {v}" for s in starts for k, v in s.get("packages", {}).items() if k in ("mwray", "torch")})
+    commands = sorted({str(start["command"]) for start in starts if "command" in start})
+    more = f" and {len(commands) - SHOWN} more" if len(commands) > SHOWN else ""
     return (
         f"Written {time.strftime('%Y-%m-%d %H:%M')} from {len(done)} finished runs of {len(runs)}; {hours:.1f} hours "
-        f"of training; machines: {', '.join(hosts) or 'unknown'}; {', '.join(versions)}."
+        f"of training; machines: {', '.join(hosts) or 'unknown'}; {', '.join(versions)}. "
+        f"Commands: {'; '.join(commands[:SHOWN]) or 'unknown'}{more}."
     )

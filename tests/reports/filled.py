@@ -14,7 +14,7 @@ def fill(root: Path, accuracy: float | None, **cell: Any) -> Path:
     fields = {"table": "3", "preset": "paper", "dataset": "CIFAR-10", "bias": "flip 40 %", "seed": 0} | cell
     folder = root / "-".join(str(value).replace(" ", "_") for value in fields.values())
     run = Run(folder)
-    run.start({"folder": folder.name, "epochs": 2}, {"host": "here"}, 0)
+    run.start({"folder": folder.name, "epochs": 2}, {"host": "here", "command": "launch/tables.py --table 3"}, 0)
     mark(folder, Cell(**fields))
     if accuracy is not None:
         for epoch in (1, 2):

@@ -124,6 +124,7 @@ def test_a_report_has_every_table_and_figure_and_needs_nothing_from_outside(tmp_
     beside = sorted(path.name for path in (tmp_path / "out").glob("table-*.png"))
     assert beside == [f"table-{name}-paper.png" for name in ("1", "2", "3", "figure-4")]
     assert text.count("data:image/png;base64,") == len(drawn) + len(beside)
+    assert "Commands: launch/tables.py --table 3." in text
     assert "http" not in text and "<script" not in text
     assert "Table 2: WRN-28-10 under uniform noise" in text and "prefers-color-scheme: dark" in text
     assert "test accuracy at the last epoch" in text and "paired t-test" in text
