@@ -18,7 +18,7 @@ from pathlib import Path
 from mwray.records import RecordError, Run, write_atomically
 from mwray.reports.published import Column
 
-NAME = re.compile(r"\w[\w .+-]*")
+NAME = re.compile(r"\w[\w .+=-]*")
 """Tables and presets, by which files of a report are called: the cell of a copied folder must not lead out of it."""
 
 

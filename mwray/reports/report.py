@@ -17,7 +17,6 @@ from mwray.reports.significance import compare
 from mwray.reports.tables import ReportError, Table, tables
 from mwray.reports.text import significance_csv, significance_markdown, to_csv, to_markdown
 
-
 SHOWN = 8
 """Commands that the page names."""
 

@@ -18,7 +18,7 @@ from mwray.reports.cells import Cell, find
 from mwray.reports.published import TRANSFERRED
 from mwray.reports.tables import tables
 from mwray.reports.text import to_markdown
-from mwray.studies.plan import SOURCE_SEED, Training, folder_name, prepare, variant, with_values
+from mwray.studies.plan import SOURCE_SEED, Training, folder_name, plain, prepare, variant, with_values
 from mwray.studies.run import Train
 from mwray.studies.tables import ROWS
 
@@ -70,7 +70,7 @@ def carry(
     goal = recipe(target)
     given = None if file is None else _read(file)
     rivals = {name: _rival(goal, name, values) for name in methods}
-    table = f"{file.stem if file else source} to {target}"
+    table = f"{plain(file.stem) if file else source} to {target}"
     place = {"table": table, "preset": variant("transfer", values), "dataset": goal.data.source, "bias": target}
     sources = [] if given else _sources(source, goal, root, seeds, values)
     beside = [

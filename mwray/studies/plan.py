@@ -186,7 +186,11 @@ def _all_names() -> tuple[str, ...]:
 def variant(preset: str, values: Mapping[str, Any]) -> str:
     """The preset's name with what was changed: runs with other settings are never mixed in one table."""
     changed = "+".join(f"{name}={value}" for name, value in sorted(values.items()))
-    text = f"{preset}+{changed}" if changed else preset
+    return plain(f"{preset}+{changed}" if changed else preset)
+
+
+def plain(text: str) -> str:
+    """`text` as files may be called by it."""
     return "".join(letter if letter.isalnum() or letter in "+=.-_" else "_" for letter in text)
 
 
