@@ -103,13 +103,12 @@ def compare(options: argparse.Namespace) -> int:
     """Train every method on every recipe over several seeds, and print the table."""
     from mwray.cluster.compare import compare as run
 
-    first = recipe(options.recipes[0])
     outcomes = run(
         options.recipes,
         options.methods,
         options.seeds,
         Path(options.folder or "runs/compare").resolve(),
-        values=dict(parse(first, assignment) for assignment in options.set),
+        assignments=options.set,
         address=options.address,
         concurrency=options.concurrency,
         measure=options.measure,

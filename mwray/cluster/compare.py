@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mwray.cluster.sweep import Job, Outcome, sweep
-from mwray.config import ConfigError, fingerprint, leaves, override
+from mwray.config import ConfigError, fingerprint, leaves, override, parse
 from mwray.experiment import Experiment
 from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
@@ -27,6 +27,7 @@ def compare(
     folder: Path,
     *,
     values: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
     address: str | None = None,
     concurrency: int | None = None,
     measure: str = "test.last",
@@ -34,8 +35,10 @@ def compare(
     """Train all, then print and write table.md and table.csv in `folder`.
 
     A method other than the recipe's own starts from its own defaults; data, network, optimiser, epochs and seed are the
-    recipe's for all (equal schedules). ["all"] stands for every method that a recipe alone can describe. `measure` is
-    one of MEASURES; asking for another one of finished runs trains nothing.
+    recipe's for all (equal schedules). ["all"] stands for every method that a recipe alone can describe. `values` are
+    set where a method has them, and so are `assignments`, "a.b=c" as typed, each read as the method's own field asks
+    for ("true" is text for one and a truth for another). `measure` is one of MEASURES; asking for another one of
+    finished runs trains nothing.
 
     Raises:
         ConfigError: a name is unknown, or a value impossible: before anything is started.
@@ -46,7 +49,7 @@ def compare(
     for name in recipes:
         for method in methods:
             for seed in range(seeds):
-                experiment = _experiment(name, method, seed, values or {})
+                experiment = _experiment(name, method, seed, values or {}, assignments)
                 where = folder / name / f"{method}-seed{seed}-{fingerprint(experiment)}"
                 jobs.append(Job(f"{name} {method} seed {seed}", experiment, where))
                 runs.append((method, name, where))
@@ -72,9 +75,12 @@ def every_method(name: str) -> list[str]:
     return found
 
 
-def _experiment(name: str, method: str, seed: int, values: Mapping[str, Any]) -> Experiment:
+def _experiment(
+    name: str, method: str, seed: int, values: Mapping[str, Any], assignments: Sequence[str] = ()
+) -> Experiment:
     base = override(recipe(name), {"method.name": method, "seed": seed})
-    return override(base, {key: value for key, value in values.items() if _meant_for(key, base)})
+    given = {**values, **dict(parse(base, assignment) for assignment in assignments)}
+    return override(base, {key: value for key, value in given.items() if _meant_for(key, base)})
 
 
 def _meant_for(key: str, experiment: Experiment) -> bool:
