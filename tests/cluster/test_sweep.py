@@ -8,10 +8,9 @@ import pytest
 import ray
 from rich.console import Console
 
-from mwray.cluster.compare import _experiment, compare, every_method
+from mwray.cluster.compare import compare
 from mwray.cluster.sweep import Job, sweep
-from mwray.config import ConfigError, override
-from mwray.methods.registry import METHODS
+from mwray.config import override
 from mwray.recipes import recipe
 from mwray.records import Run
 
@@ -59,17 +58,3 @@ def test_a_comparison_writes_its_table_and_goes_on_from_it(tmp_path, capsys):
     best = [Run(folder).summary()["test.best"] for folder in tmp_path.glob("digits/base-seed*")]
     compare(["digits"], ["base"], 2, tmp_path, values=TINY, measure="test.best")
     assert f"{100 * sum(best) / 2:.2f}" in (tmp_path / "table.md").read_text()
-
-
-def test_all_methods_are_those_that_need_nothing_beside_a_recipe():
-    assert set(METHODS) - set(every_method("digits")) == {"frozen"}
-    assert every_method("digits")[0] == "base"
-
-
-def test_what_is_typed_is_read_as_each_methods_own_field_asks_for():
-    typed = ["method.matrix=true", "epochs=2", "optimizer.milestones=[1]"]
-    forward, base = (_experiment("digits", name, 1, {}, typed) for name in ("forward", "base"))
-    assert forward.method.matrix == "true"
-    assert (base.method.name, base.epochs, base.seed) == ("base", 2, 1)
-    with pytest.raises(ConfigError, match="not of the form field=value"):
-        _experiment("digits", "base", 0, {}, ["epochs"])

@@ -1,0 +1,23 @@
+"""What a comparison is made of, before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from mwray.cluster.compare import _experiment, every_method
+from mwray.config import ConfigError
+from mwray.methods.registry import METHODS
+
+
+def test_all_methods_are_those_that_need_nothing_beside_a_recipe():
+    assert set(METHODS) - set(every_method("digits")) == {"frozen"}
+    assert every_method("digits")[0] == "base"
+
+
+def test_what_is_typed_is_read_as_each_methods_own_field_asks_for():
+    typed = ["method.matrix=true", "epochs=2", "optimizer.milestones=[1]"]
+    forward, base = (_experiment("digits", name, 1, {}, typed) for name in ("forward", "base"))
+    assert forward.method.matrix == "true"
+    assert (base.method.name, base.epochs, base.seed) == ("base", 2, 1)
+    with pytest.raises(ConfigError, match="not of the form field=value"):
+        _experiment("digits", "base", 0, {}, ["epochs"])
