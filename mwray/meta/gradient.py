@@ -35,17 +35,23 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def meta_gradient(
-    model: nn.Module, parameters: Mapping[str, Tensor], meta: Pair, criterion: Criterion, worker: Worker
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    meta: Pair,
+    criterion: Criterion,
+    worker: Worker,
+    constants: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Mean loss [] of the clean batch `meta` at `parameters`, and its gradient there, both averaged over workers.
 
-    Batch norm uses the batch's own statistics, as in training; running statistics stay as they are. The parameters of
-    `model` that are not named keep their values. Gradients come in the order of `parameters`; one that the loss does
-    not reach is zero.
+    Batch norm uses the batch's own statistics, as in training; running statistics stay as they are. Parameters of
+    `model` that are in neither `parameters` nor `constants` keep their values; below the first of `parameters` no graph
+    is kept. Gradients come in the order of `parameters`; one that the loss does not reach is zero.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    outputs = torch.func.functional_call(model, {**buffers, **leaves}, (meta[0],))
+    state = {name: value.detach() for name, value in model.named_parameters()}
+    state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    outputs = torch.func.functional_call(model, {**state, **(constants or {}), **leaves}, (meta[0],))
     loss = criterion(outputs, meta[1]).mean()
     slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     mean_loss, *mean_slopes = worker.average([loss.detach(), *slopes])
@@ -89,14 +95,18 @@ def look_ahead(
     if kind == "sgd":
         return _plain(parameters, gradients, [group["lr"] for group in settings])
     states = [optimizer.state.get(p, {}) for p in parameters]
-    if isinstance(optimizer, torch.optim.SGD):
-        return _momentum(parameters, gradients, settings, states)
-    if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass of it from torch 2.7 on
-        return _adam(parameters, gradients, settings, states)
-    raise ValueError(
-        f"look_ahead='optimizer' knows torch.optim.SGD, Adam and AdamW, not {type(optimizer).__name__}; "
-        "look_ahead='sgd' works with every optimiser"
-    )
+    check_known(optimizer, "look_ahead='optimizer'", "look_ahead='sgd'")
+    step = _momentum if isinstance(optimizer, torch.optim.SGD) else _adam
+    return step(parameters, gradients, settings, states)
+
+
+def check_known(optimizer: torch.optim.Optimizer, what: str, instead: str) -> None:
+    """Refuse, with ValueError, an optimiser whose step `look_ahead` cannot write down: `what` needs it."""
+    if not isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam)):  # AdamW is an Adam from torch 2.7 on
+        raise ValueError(
+            f"{what} knows torch.optim.SGD, Adam and AdamW, not {type(optimizer).__name__}; "
+            f"{instead} works with every optimiser"
+        )
 
 
 def _plain(parameters: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[float | Tensor]) -> LookAhead:

@@ -45,9 +45,23 @@ class MetaSettings:
     input: Literal["detached", "through"] = "detached"
     """In the virtual step, V(L_i) is a factor (Eq. 3), or a function of L_i that the gradient flows through, as in the
     released long-tail code. The actual step has factors either way, as in that code."""
+    order: Literal["exact", "lagged"] = "exact"
+    """exact: w moves by the weights of the weight net that has just moved (Algorithm 1). lagged: the look-ahead is the
+    real step itself, so the weights are those from before the weight net's move, `look_ahead` says nothing and one
+    backward pass is saved. A deviation from the paper; the order of EMLC (Taraday and Baskin, ICCV 2023)."""
+    layers: Literal["all", "top"] = "all"
+    """Parameters whose gradients Eq. 6 aligns: all (the paper), or those of the last stage alone. A deviation from the
+    paper, after FaMUS (Xu et al., CVPR 2021), whose sampler picks few layers, most of them near the top."""
     every: Annotated[int, Gt(0)] = 1
     """Steps between two updates of the weight net; the steps between cost what plain training costs. The paper has 1,
     its authors' later code (CMW-Net) 10."""
     warm_up: Annotated[int, Ge(0)] = 0
     """Epochs of plain cross-entropy before the first weight (CMW-Net: 10 of 300 on CIFAR-10, 160 of 200 for long
     tails). The weight net starts to learn after them."""
+
+    def __post_init__(self) -> None:
+        if self.order == "lagged" and self.input == "through":
+            raise ValueError(
+                "order=lagged makes the look-ahead the real step, whose weights are factors, and input=through asks "
+                "for another look-ahead; use order=exact or input=detached"
+            )

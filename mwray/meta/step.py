@@ -6,11 +6,15 @@ g_m   = grad of the mean meta loss at w_hat
 u_i   = d/de L_i(w + e P^T g_m) at e = 0     one tangent pass through the forward above
 theta follows sum_i u_i d eta_i / d theta                                                         (Eq. 4, 6)
 w     follows eta(L; theta+), a second pull-back through the same forward                         (Eq. 5)
+
+Two deviations are offered, each cheaper. `order="lagged"`: w_hat is what the real optimiser makes of g, and w becomes
+w_hat; no second pull-back. `layers="top"`: in g_m and u the last stage's parameters alone count, as if the others' part
+of w_hat did not depend on theta.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mwray.meta import gradient
+from mwray.meta import layers as parts
 from mwray.meta.gradient import Criterion, LookAhead, Pair, cross_entropy
 from mwray.meta.tangent import Recording, record
 from mwray.meta.weights import Multipliers, WeightMap, Weights, weigh, weigh_through
@@ -31,7 +36,7 @@ class MetaStep:
 
     logits: Tensor  # [n, ...] model outputs of the training batch at w
     losses: Tensor  # [n] L_i(w)
-    values: Tensor  # [n] V(L_i; theta+), in (0, 1)
+    values: Tensor  # [n] V(L_i; theta+), in (0, 1); with order "lagged" V(L_i; theta)
     weights: Tensor  # [n] eta_i: with "normalized" they sum to 1 over the batch (over all workers: to their number)
     meta_loss: Tensor  # [] mean loss of the meta batch at w_hat, of the newest step that moved the weight net
     alignment: Tensor | None  # [n] -u_i: positive where raising the sample's weight would lower the meta loss; None in
@@ -65,6 +70,10 @@ class MetaWeightNet:
         conditioning: "class" calls `weight_net(losses, targets)`, a module such as
             `mwray.models.class_weight_net.ClassWeightNet`.
         every: steps between two updates of the weight net; those between cost what plain training costs.
+        order: "exact" (Algorithm 1) or "lagged": the look-ahead is the real step, taken with the weights from before
+            the weight net's move; `look_ahead` then says nothing.
+        layers: the parameters whose gradients Eq. 6 aligns: "all", "top" (see `mwray.meta.layers.last_stage`), or the
+            names of modules, for example ["layer4", "fc"].
         criterion: per-sample losses [n] from outputs and targets; loss i must depend on output i alone.
         worker: averages over several processes; default: this one alone.
 
@@ -85,30 +94,40 @@ class MetaWeightNet:
         input: Literal["detached", "through"] = "detached",
         conditioning: Literal["none", "class"] = "none",
         every: int = 1,
+        order: Literal["exact", "lagged"] = "exact",
+        layers: Literal["all", "top"] | Sequence[str] = "all",
         criterion: Criterion = cross_entropy,
         worker: Worker | None = None,
     ) -> None:
-        _check(weight_map=weight_map, look_ahead=look_ahead, input=input, conditioning=conditioning)
+        _check(weight_map=weight_map, look_ahead=look_ahead, input=input, conditioning=conditioning, order=order)
         if conditioning == "class" and isinstance(weight_net, str):
             raise ValueError(
                 "conditioning='class' needs a weight net that takes classes: give weight_net="
                 f"ClassWeightNet({weight_net!r}, num_classes) of mwray.models.class_weight_net"
             )
+        if order == "lagged" and input == "through":
+            raise ValueError(
+                "order='lagged' makes the look-ahead the real step, whose weights are factors: input must be 'detached'"
+            )
+        if order == "lagged":
+            gradient.check_known(optimizer, "order='lagged'", "order='exact'")
         if every < 1:
             raise ValueError(f"every is {every}; it can be 1 (each step moves the weight net) or more")
         self.model = model
         self.optimizer = optimizer
         self.names, self.parameters = _trained(model, optimizer)
+        self.aligned = _aligned(model, self.names, layers)
         device = self.parameters[0].device
         self.weight_net = WeightNet(weight_net) if isinstance(weight_net, str) else weight_net
         self.weight_net.to(device)
         self.weight_optimizer = (weight_optimizer or _released_sgd)(self.weight_net.parameters())
         self.weight_map: WeightMap = weight_map
         self.tau = tau
-        self.look_ahead: Literal["sgd", "optimizer"] = look_ahead
+        self.look_ahead: Literal["sgd", "optimizer"] = "optimizer" if order == "lagged" else look_ahead
         self.input: Literal["detached", "through"] = input
         self.conditioning: Literal["none", "class"] = conditioning
         self.every = every
+        self.order: Literal["exact", "lagged"] = order
         self.steps = 0
         self.meta_loss = torch.full((), torch.nan, device=device)
         self.criterion = criterion
@@ -153,9 +172,14 @@ class MetaWeightNet:
         recording = record(self.model, batch[0])
         losses = self.criterion(recording.outputs, batch[1])
         weights = self._learning_weights(losses, batch[1])
-        ahead = self._virtual_step(losses, weights)
-        alignment = self._meta_step(recording, losses, weights, ahead, meta)
-        return self._finish(recording.outputs, losses, self._actual_step(losses, batch[1]), -alignment)
+        gradients = self._gradient(losses, weights.eta)
+        alignment = self._meta_step(recording, losses, weights, gradients, meta)
+        if self.order == "lagged":
+            assert isinstance(weights, Multipliers)
+            self._move(gradients)
+        else:
+            weights = self._actual_step(losses, batch[1])
+        return self._finish(recording.outputs, losses, weights, -alignment)
 
     def _follow(self, batch: Pair) -> MetaStep:
         """Line 7 alone, with the weight net as it is."""
@@ -163,35 +187,47 @@ class MetaWeightNet:
         losses = self.criterion(outputs, batch[1])
         return self._finish(outputs, losses, self._actual_step(losses, batch[1]), None)
 
-    def _virtual_step(self, losses: Tensor, weights: Weights) -> LookAhead:
-        """w_hat(theta): Eq. 3."""
-        return gradient.look_ahead(
-            self.optimizer, self.parameters, self._gradient(losses, weights.eta), self.look_ahead
-        )
-
     def _meta_step(
-        self, recording: Recording, losses: Tensor, weights: Weights, ahead: LookAhead, meta: Pair
+        self, recording: Recording, losses: Tensor, weights: Weights, gradients: list[Tensor], meta: Pair
     ) -> Tensor:
         """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass."""
-        at = dict(zip(self.names, ahead.parameters, strict=True))
-        self.meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker)
-        direction = dict(zip(self.names, ahead.pull_back(slopes), strict=True))
+        names, ahead, still = self._virtual_step(gradients)
+        at = dict(zip(names, ahead.parameters, strict=True))
+        self.meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker, still)
+        direction = dict(zip(names, ahead.pull_back(slopes), strict=True))
         inner_products = gradient.inner_products(recording, losses, direction)
         theta = list(self.weight_net.parameters())
-        gradients = torch.autograd.grad(weights.surrogate(inner_products, self.worker), theta)
-        for parameter, slope in zip(theta, self.worker.average(gradients), strict=True):
+        by_theta = torch.autograd.grad(weights.surrogate(inner_products, self.worker), theta)
+        for parameter, slope in zip(theta, self.worker.average(by_theta), strict=True):
             parameter.grad = slope
         self.weight_optimizer.step()
         return inner_products
 
+    def _virtual_step(self, gradients: list[Tensor]) -> tuple[list[str], LookAhead, dict[str, Tensor]]:
+        """w_hat(theta), Eq. 3: of the aligned parameters with its Jacobian; of the others, by name, as constants."""
+        split: dict[bool, list[tuple[str, nn.Parameter, Tensor]]] = {True: [], False: []}
+        for name, parameter, slope in zip(self.names, self.parameters, gradients, strict=True):
+            split[name in self.aligned].append((name, parameter, slope))
+        names, parameters, slopes = map(list, zip(*split[True], strict=True))
+        ahead = gradient.look_ahead(self.optimizer, parameters, slopes, self.look_ahead)
+        if not split[False]:
+            return names, ahead, {}
+        others, parameters, slopes = map(list, zip(*split[False], strict=True))
+        rest = gradient.look_ahead(self.optimizer, parameters, slopes, self.look_ahead)
+        return names, ahead, dict(zip(others, rest.parameters, strict=True))
+
     def _actual_step(self, losses: Tensor, targets: Tensor) -> Multipliers:
         """w+: Eq. 5, from the old w with the new weights."""
         weights = weigh(self.weights(losses.detach(), targets), self.weight_map, self.tau, self.worker)
-        for parameter, slope in zip(self.parameters, self._gradient(losses, weights.eta, last=True), strict=True):
+        self._move(self._gradient(losses, weights.eta, last=True))
+        return weights
+
+    def _move(self, gradients: list[Tensor]) -> None:
+        """The real optimiser's step along `gradients`."""
+        for parameter, slope in zip(self.parameters, gradients, strict=True):
             parameter.grad = slope
         self.optimizer.step()
         self.steps += 1
-        return weights
 
     def _values(self, losses: Tensor, classes: Tensor | None) -> Tensor:
         """V(L; theta) or V(L, y; theta), [n]."""
@@ -229,6 +265,22 @@ def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[s
     return [name for name, _ in named], [p for _, p in named]
 
 
+def _aligned(model: nn.Module, names: list[str], choice: str | Sequence[str]) -> set[str]:
+    """Which of the trained parameters `names` the meta-gradient aligns."""
+    if choice == "all":
+        return set(names)
+    if isinstance(choice, str) and choice != "top":
+        raise ValueError(f"layers is {choice!r}; it can be 'all', 'top' or a list of names of modules")
+    found = parts.last_stage(model) if choice == "top" else parts.within(model, choice, "layers")
+    aligned = set(names).intersection(found)
+    if not aligned:
+        raise ValueError(
+            f"layers={choice!r}: the optimizer trains none of these parameters, {found[0]!r} for one; it trains "
+            f"{names[0]!r} to {names[-1]!r}"
+        )
+    return aligned
+
+
 def _released_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
@@ -238,6 +290,7 @@ CHOICES = {
     "look_ahead": ("sgd", "optimizer"),
     "input": ("detached", "through"),
     "conditioning": ("none", "class"),
+    "order": ("exact", "lagged"),
 }
 
 

@@ -158,5 +158,7 @@ def _meta_weight_net(settings: MWNetSettings, setup: Setup, classifier: Classifi
         input=settings.meta.input,
         conditioning=settings.weight_net.conditioning,
         every=settings.meta.every,
+        order=settings.meta.order,
+        layers=settings.meta.layers,
         worker=setup.worker,
     )

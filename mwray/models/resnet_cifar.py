@@ -40,6 +40,9 @@ class ResNet(nn.Module):
     ResNet-32 has 464,154 parameters for 10 classes of colour images and 470,004 for 100.
     """
 
+    last_stage = ("stage3", "linear")
+    """Modules whose gradients are aligned with `meta.layers=top`."""
+
     def __init__(self, depth: int, num_classes: int, shape: tuple[int, int, int]) -> None:
         """Build for images of `shape` (channels, height, width), any height and width.
 

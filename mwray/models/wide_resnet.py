@@ -35,6 +35,9 @@ class WideResNet(nn.Module):
     WRN-28-10 has 36,479,194 parameters for 10 classes of colour images and 36,536,884 for 100.
     """
 
+    last_stage = ("group3", "bn", "linear")
+    """Modules whose gradients are aligned with `meta.layers=top`."""
+
     def __init__(self, depth: int, width: int, num_classes: int, shape: tuple[int, int, int]) -> None:
         """Build for images of `shape` (channels, height, width), any height and width.
 

@@ -6,6 +6,8 @@ meta loss, differentiated by autograd.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -59,11 +61,13 @@ def meta_gradient(
     *,
     through: bool = False,
     by_class: bool = False,
+    aligned: Callable[[str], bool] = lambda name: True,
 ) -> tuple[Tensor, list[Tensor]]:
     """Meta loss at w_hat and its gradient by the weight net's parameters; nothing is moved.
 
     `through`: the virtual step's gradient also flows through the losses that the weights are read from. `by_class`:
-    the weight net sees the observed classes too.
+    the weight net sees the observed classes too. `aligned`: the names of the parameters through whose virtual step the
+    gradient flows; the others are moved as well, and held.
     """
     model.train()
     named = dict(model.named_parameters())
@@ -78,7 +82,7 @@ def meta_gradient(
     eta = weights_of(weight_net(seen, batch[1]) if by_class else weight_net(seen), weight_map)
     gradients = torch.autograd.grad((eta * losses).sum(), list(w.values()), create_graph=True)
     ahead = {
-        name: virtual_step(optimizer, w[name].detach(), named[name], g, look_ahead)
+        name: virtual_step(optimizer, w[name].detach(), named[name], g if aligned(name) else g.detach(), look_ahead)
         for name, g in zip(w, gradients, strict=True)
     }
     meta_loss = losses_at(ahead, meta).mean()
