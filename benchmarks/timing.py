@@ -59,7 +59,7 @@ class Peak(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
-        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._made: dict[int, StorageWeakRef] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` and count what lives after it."""
@@ -67,10 +67,18 @@ class Peak(TorchDispatchMode):
         for result in results if isinstance(results, (list, tuple)) else [results]:
             if isinstance(result, Tensor):
                 storage = result.untyped_storage()
-                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._live = {key: value for key, value in self._live.items() if not value[0].expired()}
-        self.bytes = max(self.bytes, sum(size for _, size in self._live.values()))
+                self._made.setdefault(storage._cdata, StorageWeakRef(storage))
+        sizes = {key: _bytes(reference) for key, reference in self._made.items()}
+        self._made = {key: reference for key, reference in self._made.items() if sizes[key] is not None}
+        self.bytes = max(self.bytes, sum(size or 0 for size in sizes.values()))
         return results
+
+
+def _bytes(reference: StorageWeakRef) -> int | None:
+    """What the memory is large now - it can have been given back - or None if it is gone."""
+    if reference.expired():
+        return None
+    return int(torch.UntypedStorage._new_with_weak_ptr(reference.cdata).nbytes())
 
 
 def peak_bytes(step: Callable[[], object], device: str) -> int:

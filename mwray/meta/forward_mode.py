@@ -8,7 +8,7 @@ differentiates it all the same; reverse mode and `Linearized` do not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class ForwardMode:
         check_unchanged(self._parameters.values(), self._versions)
         tangent = self._replay.tangent(direction)
         return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """Nothing is known of what the forward made: it all stays."""
+        return nullcontext()
 
 
 def single_tensor(model: nn.Module, outputs: object) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mwray.meta import gradient
 from mwray.meta import layers as parts
 from mwray.meta.gradient import Criterion, LookAhead, Pair, cross_entropy
+from mwray.meta.recompute import Recompute
 from mwray.meta.tangent import Recording, record
 from mwray.meta.weights import Multipliers, WeightMap, Weights, weigh, weigh_through
 from mwray.models.weight_net import WeightNet
@@ -74,6 +75,9 @@ class MetaWeightNet:
             the weight net's move; `look_ahead` then says nothing.
         layers: the parameters whose gradients Eq. 6 aligns: "all", "top" (see `mwray.meta.layers.last_stage`), or the
             names of modules, for example ["layer4", "fc"].
+        recompute: what of the training forward gives its memory to the meta pass and is computed again after it (equal
+            to rounding): "nothing" (peak twice that of plain training), "cheap" (1.5 times: normalisation, activations,
+            sums), "all" (1.2 times: convolutions and products too, one forward more).
         criterion: per-sample losses [n] from outputs and targets; loss i must depend on output i alone.
         worker: averages over several processes; default: this one alone.
 
@@ -96,10 +100,12 @@ class MetaWeightNet:
         every: int = 1,
         order: Literal["exact", "lagged"] = "exact",
         layers: Literal["all", "top"] | Sequence[str] = "all",
+        recompute: Recompute = "cheap",
         criterion: Criterion = cross_entropy,
         worker: Worker | None = None,
     ) -> None:
-        _check(weight_map=weight_map, look_ahead=look_ahead, input=input, conditioning=conditioning, order=order)
+        _check(weight_map=weight_map, look_ahead=look_ahead, input=input, conditioning=conditioning)
+        _check(order=order, recompute=recompute)
         if conditioning == "class" and isinstance(weight_net, str):
             raise ValueError(
                 "conditioning='class' needs a weight net that takes classes: give weight_net="
@@ -128,6 +134,7 @@ class MetaWeightNet:
         self.conditioning: Literal["none", "class"] = conditioning
         self.every = every
         self.order: Literal["exact", "lagged"] = order
+        self.recompute: Recompute = recompute
         self.steps = 0
         self.meta_loss = torch.full((), torch.nan, device=device)
         self.criterion = criterion
@@ -169,7 +176,7 @@ class MetaWeightNet:
 
     def _learn(self, batch: Pair, meta: Pair) -> MetaStep:
         """Algorithm 1, lines 5 to 7."""
-        recording = record(self.model, batch[0])
+        recording = record(self.model, batch[0], self.recompute)
         losses = self.criterion(recording.outputs, batch[1])
         weights = self._learning_weights(losses, batch[1])
         gradients = self._gradient(losses, weights.eta)
@@ -193,7 +200,8 @@ class MetaWeightNet:
         """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass."""
         names, ahead, still = self._virtual_step(gradients)
         at = dict(zip(names, ahead.parameters, strict=True))
-        self.meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker, still)
+        with recording.set_aside():
+            self.meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker, still)
         direction = dict(zip(names, ahead.pull_back(slopes), strict=True))
         inner_products = gradient.inner_products(recording, losses, direction)
         theta = list(self.weight_net.parameters())
@@ -291,6 +299,7 @@ CHOICES = {
     "input": ("detached", "through"),
     "conditioning": ("none", "class"),
     "order": ("exact", "lagged"),
+    "recompute": ("nothing", "cheap", "all"),
 }
 
 

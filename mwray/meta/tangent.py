@@ -8,7 +8,8 @@ along one direction in the parameters. So no graph of a graph is built: `record`
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
+from mwray.meta.recompute import Recomputation, Recompute
 from mwray.meta.tape import Tape
 
 log = logging.getLogger("mwray")
@@ -48,9 +50,16 @@ class Recording(Protocol):
             RuntimeError: the parameters have been changed since the forward.
         """
 
+    def set_aside(self) -> AbstractContextManager[None]:
+        """While it is entered, memory of the forward that can be had again is free for others, and nothing may read it.
 
-def record(model: nn.Module, x: Tensor) -> Recording:
-    """Run `model` on `x` [B, ...] once, keeping what a tangent pass needs.
+        Raises (at its end):
+            RuntimeError: the parameters have been changed since the forward.
+        """
+
+
+def record(model: nn.Module, x: Tensor, recompute: Recompute = "cheap") -> Recording:
+    """Run `model` on `x` [B, ...] once, keeping what a tangent pass needs; `recompute` is what `set_aside` gives back.
 
     A model that does something through which the tangent cannot be followed gets a recording that runs it again on
     dual numbers instead, slower by one forward; the logger "mwray" says so once for each class of model.
@@ -58,7 +67,7 @@ def record(model: nn.Module, x: Tensor) -> Recording:
     Raises:
         ValueError: the model returns something else than one tensor.
     """
-    return ForwardMode(model, x) if model in _failures else Linearized(model, x)
+    return ForwardMode(model, x) if model in _failures else Linearized(model, x, recompute)
 
 
 class Linearized:
@@ -74,11 +83,12 @@ class Linearized:
 
     outputs: Tensor
 
-    def __init__(self, model: nn.Module, x: Tensor) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, recompute: Recompute = "cheap") -> None:
         self._model, self._replay = model, Replay(model, x)
         self._parameters = dict(model.named_parameters())
         self._versions = [parameter._version for parameter in self._parameters.values()]
-        self._tape = Tape({name: p for name, p in self._parameters.items() if p.requires_grad})
+        self._memory = Recomputation(recompute)
+        self._tape = Tape({name: p for name, p in self._parameters.items() if p.requires_grad}, self._memory)
         # Weights that autocast had cast earlier would come to the tape without their history.
         torch.clear_autocast_cache()
         with torch.enable_grad(), torch.compiler.set_stance("force_eager"), self._tape:
@@ -99,6 +109,20 @@ class Linearized:
             with torch.no_grad(), torch.autocast(self.outputs.device.type, enabled=False):
                 tangent = self._tape.tangent(direction)
         return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Free what the tape has seen cheap operations make, and compute it again at the end."""
+        if self._tape.failure is not None:  # it has not seen all
+            yield
+            return
+        self._memory.release(self.outputs)
+        try:
+            yield
+        finally:
+            check_unchanged(self._parameters.values(), self._versions)
+            with torch.autocast(self.outputs.device.type, enabled=False):
+                self._memory.restore()
 
 
 def _fall_back(model: nn.Module, reason: str) -> None:

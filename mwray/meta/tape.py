@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mwray.meta import rules_exchange, rules_layers, rules_linear
+from mwray.meta.operation import Operation, operation_of
+from mwray.meta.recompute import Recomputation
 from mwray.meta.rules import OVERWRITE_SAFE, RULES, Call, Push, Unsupported, dual_numbers
 
 assert rules_exchange and rules_layers and rules_linear  # imported for the rules they register
@@ -51,13 +52,15 @@ class Tape(TorchDispatchMode):
 
     A tensor is known by where it lies in memory: autograd hands views on under new identities. Whether a gradient
     flows through it is autograd's own `requires_grad`, so `detach` and `no_grad` in a model mean what they always do.
+    `memory` is told of every operation.
 
     Attributes:
         failure: why no tangent can be taken; None while it can.
     """
 
-    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+    def __init__(self, leaves: Mapping[str, Tensor], memory: Recomputation) -> None:
         super().__init__()
+        self._memory = memory
         self.failure: str | None = None
         self._entries: list[Entry] = []
         self._dead: list[list[int]] = []  # for each entry, the slots that nobody reads after it
@@ -77,15 +80,20 @@ class Tape(TorchDispatchMode):
         if types:
             self._fail(f"it works on tensors of type {types[0].__name__}")
         self._settle()
-        operation = _operation(func)
+        operation = operation_of(func)
         arguments = operation.bind(args, kwargs)
+        results = self._run(operation, dict(arguments), args, kwargs)
+        self._memory.note(operation, arguments, results)
+        return results
+
+    def _run(self, operation: Operation, arguments: dict[str, Any], args: Any, kwargs: Any) -> Any:
         if not torch.is_grad_enabled() and not operation.ours:
-            return func(*args, **kwargs)  # autograd sees nothing of it: what is overwritten keeps its history
+            return operation.func(*args, **kwargs)  # autograd sees nothing of it: what is overwritten keeps its history
         sources = self._sources(arguments)
         if sources and not self.failure:
             return self._note(operation, arguments, sources, args, kwargs)
         self._forget(operation, arguments)
-        return func(*args, **kwargs)
+        return operation.func(*args, **kwargs)
 
     def finish(self, outputs: Tensor) -> None:
         """End the recording: `outputs` is what the forward gave."""
@@ -198,46 +206,6 @@ class Tape(TorchDispatchMode):
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason
         self._entries.clear()
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What the schema of an ATen overload says."""
-
-    func: Any
-    functional: Any  # the overload that does the same without overwriting; None: there is none
-    name: str  # of the functional form
-    defaults: dict[str, Any]
-    written: list[str]
-    in_place: bool
-
-    @property
-    def ours(self) -> bool:
-        """Whether it is one of this package: PyTorch runs those with gradients off, inside their own autograd node."""
-        return bool(self.func.namespace == "mwray")
-
-    def bind(self, args: Any, kwargs: Any) -> dict[str, Any]:
-        """All arguments by name, in the schema's order."""
-        arguments = dict(self.defaults)
-        arguments.update(zip(self.defaults, args, strict=False))
-        arguments.update(kwargs)
-        return arguments
-
-
-@cache
-def _operation(func: Any) -> Operation:
-    schema = func._schema
-    name = func.overloadpacket.__name__
-    defaults = {a.name: a.default_value if a.has_default_value() else None for a in schema.arguments}
-    written = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    in_place = name.endswith("_") and written == ["self"]
-    if func.namespace != "aten":
-        return Operation(func, None if written else func, f"{func.namespace}::{name}", defaults, written, in_place)
-    functional = func
-    if in_place:
-        name = name[:-1]
-        functional = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
-    return Operation(func, functional, name, defaults, written, in_place)
 
 
 def _reads_no_input(name: str, sources: Sources) -> bool:

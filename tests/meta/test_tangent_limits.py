@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import Peak
 from mwray.meta import tangent as tangent_module
 from mwray.meta.forward_mode import ForwardMode
 from mwray.meta.tangent import Linearized, record
@@ -44,25 +44,6 @@ def test_costs_two_forwards_at_most(name):
     direction = random_direction(model)
     assert 1.9 * forward < convolution_flops(lambda: recordings[0].tangent(direction)) <= 2 * forward
     assert convolution_flops(lambda: ForwardMode(model, x).tangent(direction)) > 3.9 * forward  # recorded and replayed
-
-
-class Peak(TorchDispatchMode):
-    """The most bytes that tensors made inside held at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        results = func(*args, **(kwargs or {}))
-        for result in results if isinstance(results, (list, tuple)) else [results]:
-            if isinstance(result, Tensor):
-                storage = result.untyped_storage()
-                self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.live = {key: value for key, value in self.live.items() if not value[0].expired()}
-        self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
-        return results
 
 
 def test_memory_stays_near_plain_training():
