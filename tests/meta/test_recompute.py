@@ -80,7 +80,7 @@ class Awkward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x.flatten(1))
-        scaled = x * self.scale  # from a buffer that is overwritten afterwards
+        scaled = x + self.scale  # from a buffer that is overwritten afterwards
         with torch.no_grad():
             self.scale.mul_(0.5)
         y = scaled.sigmoid()
