@@ -206,11 +206,12 @@ class Recomputation:
         if not isinstance(argument, Tensor):
             return argument
         value = self._values.get(argument.untyped_storage()._cdata) or self._register(argument)
-        return Part(value, argument.shape, argument.stride(), argument.storage_offset(), argument.dtype)
+        return Part(value, argument.shape, argument.stride(), int(argument.storage_offset()), argument.dtype)
 
     def _register(self, tensor: Tensor) -> Value:
         storage = tensor.untyped_storage()
-        value = Value(StorageWeakRef(storage), tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype)
+        offset = int(tensor.storage_offset())
+        value = Value(StorageWeakRef(storage), tensor.shape, tensor.stride(), offset, tensor.dtype)
         self._values[storage._cdata] = value
         return value
 
@@ -242,7 +243,8 @@ def _first(results: Any) -> Any:
 
 def _whole(tensor: Tensor) -> bool:
     """Whether it is all that its memory holds."""
-    return tensor.storage_offset() == 0 and tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+    size = tensor.numel() * tensor.element_size()
+    return bool(tensor.storage_offset() == 0 and size == tensor.untyped_storage().nbytes())
 
 
 def _fill(target: Tensor, value: Value) -> None:

@@ -50,8 +50,9 @@ class MetaSettings:
     real step itself, so the weights are those from before the weight net's move, `look_ahead` says nothing and one
     backward pass is saved. A deviation from the paper; the order of EMLC (Taraday and Baskin, ICCV 2023)."""
     layers: Literal["all", "top"] = "all"
-    """Parameters whose gradients Eq. 6 aligns: all (the paper), or those of the last stage alone. A deviation from the
-    paper, after FaMUS (Xu et al., CVPR 2021), whose sampler picks few layers, most of them near the top."""
+    """Parameters that the virtual step moves and Eq. 6 aligns: all (the paper), or those of the last stage alone (with
+    order=lagged the real step moves all, and Eq. 6 aligns the last stage's). A deviation from the paper, after FaMUS
+    (Xu et al., CVPR 2021), whose sampler picks few layers, most of them near the top."""
     every: Annotated[int, Gt(0)] = 1
     """Steps between two updates of the weight net; the steps between cost what plain training costs. The paper has 1,
     its authors' later code (CMW-Net) 10."""

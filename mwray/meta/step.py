@@ -8,8 +8,8 @@ theta follows sum_i u_i d eta_i / d theta                                       
 w     follows eta(L; theta+), a second pull-back through the same forward                         (Eq. 5)
 
 Two deviations are offered, each cheaper. `order="lagged"`: w_hat is what the real optimiser makes of g, and w becomes
-w_hat; no second pull-back. `layers="top"`: in g_m and u the last stage's parameters alone count, as if the others' part
-of w_hat did not depend on theta.
+w_hat; no second pull-back. `layers="top"`: the virtual step moves the last stage's parameters alone, so that g, g_m and
+u are short passes; in lagged order, where the real step moves all, the others' move counts as a constant.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class MetaWeightNet:
         every: steps between two updates of the weight net; those between cost what plain training costs.
         order: "exact" (Algorithm 1) or "lagged": the look-ahead is the real step, taken with the weights from before
             the weight net's move; `look_ahead` then says nothing.
-        layers: the parameters whose gradients Eq. 6 aligns: "all", "top" (see `mwray.meta.layers.last_stage`), or the
-            names of modules, for example ["layer4", "fc"].
+        layers: the parameters that the virtual step moves and Eq. 6 aligns: "all", "top" (see
+            `mwray.meta.layers.last_stage`), or the names of modules, for example ["layer4", "fc"].
         recompute: what of the training forward gives its memory to the meta pass and is computed again after it (equal
             to rounding): "nothing" (peak twice that of plain training), "cheap" (1.5 times: normalisation, activations,
             sums), "all" (1.2 times: convolutions and products too, one forward more).
@@ -122,7 +122,8 @@ class MetaWeightNet:
         self.model = model
         self.optimizer = optimizer
         self.names, self.parameters = _trained(model, optimizer)
-        self.aligned = _aligned(model, self.names, layers)
+        self.aligned_names = _aligned(model, self.names, layers)
+        self.aligned = [p for name, p in zip(self.names, self.parameters, strict=True) if name in self.aligned_names]
         device = self.parameters[0].device
         self.weight_net = WeightNet(weight_net) if isinstance(weight_net, str) else weight_net
         self.weight_net.to(device)
@@ -179,7 +180,7 @@ class MetaWeightNet:
         recording = record(self.model, batch[0], self.recompute)
         losses = self.criterion(recording.outputs, batch[1])
         weights = self._learning_weights(losses, batch[1])
-        gradients = self._gradient(losses, weights.eta)
+        gradients = self._gradient(losses, weights.eta, self.parameters if self.order == "lagged" else self.aligned)
         alignment = self._meta_step(recording, losses, weights, gradients, meta)
         if self.order == "lagged":
             assert isinstance(weights, Multipliers)
@@ -198,11 +199,11 @@ class MetaWeightNet:
         self, recording: Recording, losses: Tensor, weights: Weights, gradients: list[Tensor], meta: Pair
     ) -> Tensor:
         """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass."""
-        names, ahead, still = self._virtual_step(gradients)
-        at = dict(zip(names, ahead.parameters, strict=True))
+        ahead, still = self._virtual_step(gradients)
+        at = dict(zip(self.aligned_names, ahead.parameters, strict=True))
         with recording.set_aside():
             self.meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker, still)
-        direction = dict(zip(names, ahead.pull_back(slopes), strict=True))
+        direction = dict(zip(self.aligned_names, ahead.pull_back(slopes), strict=True))
         inner_products = gradient.inner_products(recording, losses, direction)
         theta = list(self.weight_net.parameters())
         by_theta = torch.autograd.grad(weights.surrogate(inner_products, self.worker), theta)
@@ -211,23 +212,21 @@ class MetaWeightNet:
         self.weight_optimizer.step()
         return inner_products
 
-    def _virtual_step(self, gradients: list[Tensor]) -> tuple[list[str], LookAhead, dict[str, Tensor]]:
-        """w_hat(theta), Eq. 3: of the aligned parameters with its Jacobian; of the others, by name, as constants."""
-        split: dict[bool, list[tuple[str, nn.Parameter, Tensor]]] = {True: [], False: []}
-        for name, parameter, slope in zip(self.names, self.parameters, gradients, strict=True):
-            split[name in self.aligned].append((name, parameter, slope))
-        names, parameters, slopes = map(list, zip(*split[True], strict=True))
-        ahead = gradient.look_ahead(self.optimizer, parameters, slopes, self.look_ahead)
-        if not split[False]:
-            return names, ahead, {}
-        others, parameters, slopes = map(list, zip(*split[False], strict=True))
-        rest = gradient.look_ahead(self.optimizer, parameters, slopes, self.look_ahead)
-        return names, ahead, dict(zip(others, rest.parameters, strict=True))
+    def _virtual_step(self, gradients: list[Tensor]) -> tuple[LookAhead, dict[str, Tensor]]:
+        """w_hat(theta), Eq. 3: the aligned parameters, with their Jacobian; others that move, by name, as constants."""
+        if len(gradients) == len(self.aligned):
+            return gradient.look_ahead(self.optimizer, self.aligned, gradients, self.look_ahead), {}
+        slopes = dict(zip(self.names, gradients, strict=True))
+        own = [slopes.pop(name) for name in self.aligned_names]
+        others = [p for name, p in zip(self.names, self.parameters, strict=True) if name in slopes]
+        rest = gradient.look_ahead(self.optimizer, others, list(slopes.values()), self.look_ahead)
+        ahead = gradient.look_ahead(self.optimizer, self.aligned, own, self.look_ahead)
+        return ahead, dict(zip(slopes, rest.parameters, strict=True))
 
     def _actual_step(self, losses: Tensor, targets: Tensor) -> Multipliers:
         """w+: Eq. 5, from the old w with the new weights."""
         weights = weigh(self.weights(losses.detach(), targets), self.weight_map, self.tau, self.worker)
-        self._move(self._gradient(losses, weights.eta, last=True))
+        self._move(self._gradient(losses, weights.eta, self.parameters, last=True))
         return weights
 
     def _move(self, gradients: list[Tensor]) -> None:
@@ -257,10 +256,12 @@ class MetaWeightNet:
             outputs.detach(), losses.detach(), weights.values.detach(), weights.eta, self.meta_loss, alignment
         )
 
-    def _gradient(self, losses: Tensor, eta: Tensor, last: bool = False) -> list[Tensor]:
+    def _gradient(
+        self, losses: Tensor, eta: Tensor, parameters: list[nn.Parameter], last: bool = False
+    ) -> list[Tensor]:
         """Gradient of sum_i eta_i L_i, averaged over workers; parameters that the loss does not reach get zeros."""
         gradients = torch.autograd.grad(
-            losses, self.parameters, eta, retain_graph=not last, allow_unused=True, materialize_grads=True
+            losses, parameters, eta, retain_graph=not last, allow_unused=True, materialize_grads=True
         )
         return self.worker.average(gradients)
 
@@ -273,14 +274,14 @@ def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[s
     return [name for name, _ in named], [p for _, p in named]
 
 
-def _aligned(model: nn.Module, names: list[str], choice: str | Sequence[str]) -> set[str]:
-    """Which of the trained parameters `names` the meta-gradient aligns."""
+def _aligned(model: nn.Module, names: list[str], choice: str | Sequence[str]) -> list[str]:
+    """Which of the trained parameters `names` the meta-gradient aligns, in their order."""
     if choice == "all":
-        return set(names)
+        return names
     if isinstance(choice, str) and choice != "top":
         raise ValueError(f"layers is {choice!r}; it can be 'all', 'top' or a list of names of modules")
     found = parts.last_stage(model) if choice == "top" else parts.within(model, choice, "layers")
-    aligned = set(names).intersection(found)
+    aligned = [name for name in names if name in found]
     if not aligned:
         raise ValueError(
             f"layers={choice!r}: the optimizer trains none of these parameters, {found[0]!r} for one; it trains "

@@ -61,13 +61,14 @@ def meta_gradient(
     *,
     through: bool = False,
     by_class: bool = False,
+    moved: Callable[[str], bool] = lambda name: True,
     aligned: Callable[[str], bool] = lambda name: True,
 ) -> tuple[Tensor, list[Tensor]]:
     """Meta loss at w_hat and its gradient by the weight net's parameters; nothing is moved.
 
     `through`: the virtual step's gradient also flows through the losses that the weights are read from. `by_class`:
-    the weight net sees the observed classes too. `aligned`: the names of the parameters through whose virtual step the
-    gradient flows; the others are moved as well, and held.
+    the weight net sees the observed classes too. `moved`, `aligned`: which parameters, by name, the virtual step moves,
+    and through whose move the gradient flows.
     """
     model.train()
     named = dict(model.named_parameters())
@@ -83,6 +84,8 @@ def meta_gradient(
     gradients = torch.autograd.grad((eta * losses).sum(), list(w.values()), create_graph=True)
     ahead = {
         name: virtual_step(optimizer, w[name].detach(), named[name], g if aligned(name) else g.detach(), look_ahead)
+        if moved(name)
+        else w[name].detach()
         for name, g in zip(w, gradients, strict=True)
     }
     meta_loss = losses_at(ahead, meta).mean()
