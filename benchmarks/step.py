@@ -25,7 +25,8 @@ from rich.table import Table
 
 from benchmarks import peers
 from benchmarks.contenders import CONTENDERS, Contender, Task
-from benchmarks.timing import interleaved, keep_freed_memory, peak_bytes, quartiles, surroundings
+from benchmarks.timing import interleaved, peak_bytes, quartiles, surroundings
+from mwray.train.memory import keep_freed_memory
 
 REFERENCE, BASE = "double backward", "plain training"
 
@@ -153,7 +154,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="bf16: by autocast")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--keep-freed-memory", action="store_true", help="glibc keeps memory, for all contenders alike")
+    parser.add_argument(
+        "--keep-freed-memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="glibc keeps freed memory, for all contenders alike, as in mwray's training",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as PyTorch chooses)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these contenders beside plain training")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of step.json and step.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import platform
@@ -38,19 +37,6 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     """Lower quartile, median, upper quartile."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return float(low), float(middle), float(high)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of giving it back to the system, which it would clear page by page again.
-
-    A step that holds two forwards at a time frees enough at its end for glibc to return it: measured on a CPU, page
-    faults then cost ResNet-32 at 100 + 100 images some eight per cent of the iteration. Nothing happens without glibc.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30)
 
 
 class Peak(TorchDispatchMode):

@@ -27,6 +27,7 @@ from mwray.seeding import key, rng
 from mwray.storage import patiently
 from mwray.train import checkpoint
 from mwray.train.evaluate import evaluate, summarise
+from mwray.train.memory import keep_freed_memory
 from mwray.train.sinks import RunInfo, Sink
 from mwray.train.tracker import Tracker
 from mwray.worker import LocalWorker, Worker
@@ -88,6 +89,7 @@ def train(
     if (finished := _finished(folder, experiment)) is not None:
         return finished
     alone = _alone(folder) if worker.rank == 0 else nullcontext()
+    keep_freed_memory()
     with alone, _random_state_of_caller(worker.device), _precision(experiment.precision):
         if (finished := _finished(folder, experiment)) is not None:  # by the process that was waited for
             return finished
