@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,6 +103,12 @@ def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     if data := environment.get("MWRAY_DATA"):
         passed["MWRAY_DATA"] = os.pathsep.join(str(Path(part).resolve()) for part in data.split(os.pathsep))
     return passed
+
+
+def scratch() -> Path:
+    """A folder on this machine for what Ray wants to keep and nobody reads; it goes with Ray's session."""
+    node = ray._private.worker._global_node
+    return Path(node.get_session_dir_path() if node is not None else tempfile.gettempdir()) / "mwray"
 
 
 def driver_resources() -> dict[str, float]:

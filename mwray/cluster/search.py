@@ -6,7 +6,8 @@ folder/trials/0003-1f2e3d4c5b6a/         a run's folder each: records, checkpoin
 folder/base/0a1b2c3d4e5f/                BaseModel at the same noise, schedule, epochs and seed
 folder/leaderboard.csv, .json, best.json what came out; points.csv over seeds
 folder/summary.md, pictures/             what mattered, in words and drawn
-folder/ray/                              Ray's own files, removed when all went well
+folder/search.log, heartbeat.json        what happened; who drives it, how far it is, what it has spent
+folder/ray/                              Ray Train's own files (several workers), removed when all went well
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rich.console import Console
 
 from mwray.cluster import display as displays
 from mwray.cluster import heartbeat, leaderboard, probe, summary
-from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes
+from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes, scratch
 from mwray.cluster.failure import FAILURE
 from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
@@ -153,7 +154,7 @@ def _run(
     how = "broken off"
     try:
         with _interruptible(session):
-            _tuner(session, driver, folder, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
+            _tuner(session, driver, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
         how = "interrupted" if session.interrupted else session.stopped or "finished"
     finally:
         screen.close()
@@ -182,7 +183,7 @@ def _told(session: Session, screen: Logged) -> dict[str, Any]:
     }
 
 
-def _tuner(session: Session, driver: str, folder: Path, workers: int, single: dict[str, float]) -> tune.Tuner:
+def _tuner(session: Session, driver: str, workers: int, single: dict[str, float]) -> tune.Tuner:
     """Ray Tune, for carrying out alone: no sampler, no scheduler and no snapshot of its own is relied on."""
     if workers > 1:
         trainable = tune.with_resources(run_over_workers, tune.PlacementGroupFactory([driver_resources()]))
@@ -199,7 +200,7 @@ def _tuner(session: Session, driver: str, folder: Path, workers: int, single: di
         ),
         run_config=tune.RunConfig(
             name=driver,  # a new one each time: nothing is restored from it
-            storage_path=str(folder / "ray"),
+            storage_path=str(scratch()),  # nobody reads it, and the search's storage may fail without hurting it
             verbose=0,
             stop=TuneStopper(session),
             callbacks=[TuneCallback(session)],

@@ -12,10 +12,12 @@ import ray
 from ray.exceptions import RayError
 from rich.console import Console
 
+from mwray.cluster import leave
 from mwray.cluster.connect import Allotment, allot, check_shared, connected, limit, nodes
 from mwray.cluster.progress import Counted, Outlook, shown
 from mwray.config import to_dict
 from mwray.experiment import Experiment
+from mwray.lock import LockedError
 from mwray.records import Run
 
 HEARTBEAT = 5.0
@@ -93,7 +95,11 @@ def _run(
 
     Gives each outcome with the number of trainings in flight; now and then, while nothing ends, None with it.
     """
-    task = ray.remote(_train).options(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=RETRIES)
+    from mwray.train.loop import Left
+
+    task = ray.remote(_train).options(
+        num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=RETRIES, retry_exceptions=[Left, LockedError]
+    )
     waiting, flying = list(jobs), dict[Any, Job]()
     while waiting or flying:
         while waiting and len(flying) < limit(allotment, nodes(), concurrency, joined):
@@ -117,7 +123,7 @@ def _train(experiment: dict[str, Any], folder: str, cpus: int) -> str | None:
     import torch
 
     from mwray.config import read
-    from mwray.train.loop import train
+    from mwray.train.loop import Left, train
     from mwray.train.sinks import PicturesSink, Sink, TensorBoardSink
     from mwray.train.sinks.arrays import ArraysSink
 
@@ -125,7 +131,9 @@ def _train(experiment: dict[str, Any], folder: str, cpus: int) -> str | None:
     # Hundreds of short trainings would draw for a third of their time: a report draws what is looked at.
     sinks: list[Sink] = [TensorBoardSink(), PicturesSink(draw=False), ArraysSink()]
     try:
-        train(read(Experiment, experiment), Path(folder), sinks=sinks)
+        train(read(Experiment, experiment), Path(folder), sinks=sinks, leave=leave.asked)
+    except (Left, LockedError):  # its machine is about to go, or the last one has not gone yet: it is started again
+        raise
     except Exception as error:
         logging.getLogger("mwray").exception("training in %s failed", folder)
         return f"{type(error).__name__}: {error}"
