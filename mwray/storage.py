@@ -47,18 +47,20 @@ def patience() -> float:
     return float(os.environ.get(PATIENCE) or DEFAULT_PATIENCE)
 
 
-def patiently(action: Callable[[], T], path: Path) -> T:
+def patiently(action: Callable[[], T], path: Path, limit: float | None = None) -> T:
     """Return `action()`, tried again while storage fails.
 
     Args:
         action: reads or writes; called again after it raised, so a half-done first call must not matter.
         path: named in messages.
+        limit: seconds; default: `patience()`.
 
     Raises:
-        StorageError: it failed for `patience()` seconds.
+        StorageError: it failed for so long.
         OSError: it failed for a reason that waiting does not mend.
     """
-    began, pause, limit, failed = time.monotonic(), FIRST_PAUSE, patience(), False
+    began, pause, failed = time.monotonic(), FIRST_PAUSE, False
+    limit = patience() if limit is None else limit
     while True:
         try:
             result = action()
@@ -79,7 +81,7 @@ def patiently(action: Callable[[], T], path: Path) -> T:
             return result
 
 
-def write_atomically(path: Path, data: bytes, *, make_folder: bool = True) -> None:
+def write_atomically(path: Path, data: bytes, *, make_folder: bool = True, limit: float | None = None) -> None:
     """Write `data` to `path` so that a reader, or a machine that stops, sees all of it or what was there before.
 
     Args:
@@ -87,9 +89,10 @@ def write_atomically(path: Path, data: bytes, *, make_folder: bool = True) -> No
         data: all of it.
         make_folder: make the folder where it is missing; False where it was there before: then it has vanished, and a
             new one in its place would be on another disk.
+        limit: seconds to wait for storage that fails; default: `patience()`.
 
     Raises:
-        StorageError: storage failed for as long as `patience()`.
+        StorageError: storage failed for so long.
     """
 
     def write() -> None:
@@ -108,7 +111,7 @@ def write_atomically(path: Path, data: bytes, *, make_folder: bool = True) -> No
                 Path(name).unlink(missing_ok=True)
             raise
 
-    patiently(write, path)
+    patiently(write, path, limit)
 
 
 class Appender:

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import mwray
 from mwray.cluster.watch import Head, watched
 from mwray.config import ConfigError
+from mwray.storage import PATIENCE
 
 HEAD = "node:__internal_head__"
 """A resource of 1 that Ray gives the head node."""
@@ -100,6 +101,8 @@ def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "MWRAY_COMMAND": " ".join(sys.argv),  # what a run's environment.json names as its command
     }
+    if patience := environment.get(PATIENCE):
+        passed[PATIENCE] = patience
     if data := environment.get("MWRAY_DATA"):
         passed["MWRAY_DATA"] = os.pathsep.join(str(Path(part).resolve()) for part in data.split(os.pathsep))
     return passed

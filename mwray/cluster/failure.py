@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mwray.records import Run
-from mwray.storage import write_atomically
+from mwray.storage import StorageError, write_atomically
 
 FAILURE = "failure.json"
 """In a run's folder: why it failed, with the whole traceback; gone again when it is started anew."""
@@ -28,14 +30,19 @@ def clear_failure(folder: Path) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
 
 
-def note_failure(folder: Path, error: BaseException) -> None:
-    """Write down why this training failed."""
+def note_failure(folder: Path, error: BaseException) -> str:
+    """Write down why this training failed, if that can be written; returns it in a line."""
     lines = str(error).splitlines() or [""]
-    failure = {
-        "reason": f"{type(error).__name__}: {lines[0]}",
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    write_atomically(folder / FAILURE, (json.dumps(failure, indent=1) + "\n").encode())
+    reason = f"{type(error).__name__}: {lines[0]}"
+    if isinstance(error, StorageError):  # perhaps of this machine alone
+        reason = f"{reason} (seen from {socket.gethostname()})"
+    failure = {"reason": reason, "traceback": "".join(traceback.format_exception(error))}
+    with suppress(OSError):
+        limit = 0.0 if isinstance(error, OSError) else None  # that storage was waited for already
+        write_atomically(
+            folder / FAILURE, (json.dumps(failure, indent=1) + "\n").encode(), make_folder=False, limit=limit
+        )
+    return reason
 
 
 def failure_of(folder: Path) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mwray.config import read, to_dict
 from mwray.experiment import Experiment
 from mwray.lock import LockedError
 from mwray.process_group import PeerLost
-from mwray.storage import patiently
+from mwray.storage import StorageError, patiently
 from mwray.train.loop import Left, train
 from mwray.train.sinks import PicturesSink, Sink, TensorBoardSink
 from mwray.train.sinks.arrays import ArraysSink
@@ -75,10 +76,8 @@ def run_alone(config: Mapping[str, str]) -> None:
     job = Job.from_config(config)
     torch.set_num_threads(job.cpus)  # or as many as there are cores, for every trial at once
     with warn.kept(job.path) as warnings:
-        begin(job)
-        worker = TuneWorker(job.device(), warnings.take)
-        train_noting(job, worker)
-        ray.tune.report({**outcome(job), "warnings": warnings.take()})
+        reason = begin(job) or train_noting(job, TuneWorker(job.device(), warnings.take))
+        ray.tune.report({**outcome(job, reason), "warnings": warnings.take()})
 
 
 class Alone(wrap_function(run_alone)):  # type: ignore[misc]
@@ -97,23 +96,36 @@ def run_over_workers(config: Mapping[str, str]) -> None:
     from mwray.cluster.trainer import make_trainer
 
     job = Job.from_config(config)
-    begin(job)
-    make_trainer(job, [TuneReportCallback()]).fit()
-    ray.tune.report(outcome(job))
+    reason = begin(job)
+    if reason is None:
+        make_trainer(job, [TuneReportCallback()]).fit()
+    ray.tune.report(outcome(job, reason))
 
 
-def begin(job: Job) -> None:
-    """Forget an earlier failure; wait for the storage: a search's folder that is away must not be made anew."""
-    patiently(job.path.parent.parent.stat, job.path)
-    clear_failure(job.path)
+def begin(job: Job) -> str | None:
+    """Forget an earlier failure, once the storage is there: a search's folder that is away must not be made anew.
+
+    Returns:
+        Why the trial has failed already: no storage.
+    """
+    try:
+        patiently(job.path.parent.parent.stat, job.path)
+        patiently(lambda: clear_failure(job.path), job.path)
+    except StorageError as error:
+        return note_failure(job.path, error)
+    return None
 
 
-def train_noting(job: Job, worker: Worker) -> None:
+def train_noting(job: Job, worker: Worker) -> str | None:
     """Train; an error of the training itself is written down, and raised no further than here.
+
+    Returns:
+        The error in a line, or None where all went well.
 
     Raises:
         Left, LockedError, PeerLost: no fault of this training's, and worth another start.
     """
+    reason = None
     try:
         if worker.rank == 0:
             count_start(job.path, job.driver)
@@ -121,9 +133,11 @@ def train_noting(job: Job, worker: Worker) -> None:
     except (Left, LockedError, PeerLost):
         raise
     except Exception as error:  # whatever it is, it is this trial's end and no other's
-        note_failure(job.path, error)
+        reason = note_failure(job.path, error)
     if worker.rank == 0:
-        clear_starts(job.path)
+        with suppress(OSError):
+            clear_starts(job.path)
+    return reason
 
 
 def sinks() -> Sequence[Sink]:
@@ -131,9 +145,15 @@ def sinks() -> Sequence[Sink]:
     return [TensorBoardSink(), PicturesSink(), ArraysSink()]
 
 
-def outcome(job: Job) -> dict[str, Any]:
-    """The last thing that a trial reports: how it ended, and its objective."""
-    failure = failure_of(job.path)
-    if failure is not None:
-        return {"outcome": "failed", "reason": failure["reason"]}
+def outcome(job: Job, reason: str | None = None) -> dict[str, Any]:
+    """The last thing that a trial reports: how it ended, and its objective.
+
+    Args:
+        job: the trial.
+        reason: why it failed, where this process knows; else its folder is asked, if a worker noted something there.
+    """
+    if reason is None and (failure := failure_of(job.path)) is not None:
+        reason = failure["reason"]
+    if reason is not None:
+        return {"outcome": "failed", "reason": reason}
     return {"outcome": "done", "value": objective_of(job.path, job.metric)}

@@ -263,3 +263,12 @@ def test_starts_that_lead_nowhere_end_a_trial_and_progress_or_another_driver_cou
         count_start(run.folder, "another driver")
     clear_starts(run.folder)
     count_start(run.folder, "another driver")
+
+
+def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(tmp_path):
+    experiment = space().base
+    job = Job.of(experiment, tmp_path / "gone" / "trials" / "0000", "validation.accuracy")
+    reason = note_failure(job.path, StorageError("x: No space left on device, still after 120 s"))
+    assert reason.startswith("StorageError: x: No space left on device, still after 120 s (seen from ")
+    assert outcome(job, reason) == {"outcome": "failed", "reason": reason}
+    assert not (tmp_path / "gone").exists()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mwray.cluster.watch import CODE
@@ -25,6 +26,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 TIMES = int(os.environ.get("MWRAY_FAULTS_TIMES") or 20)
 SEED = int(os.environ.get("MWRAY_FAULTS_SEED") or 0)
 TRIAL = "ray::ResourceTrainable"  # what Ray Tune calls a trial's process
+SPOT_SECONDS = 15.0
+"""Between the notice and the end; clouds give 30 and more."""
 WORKER = "ray::RayTrainWorker"
 
 
@@ -108,16 +111,6 @@ def test_a_ray_train_worker(folder, report):
     report(tally)
 
 
-def test_the_driver(folder, report):
-    tally = Tally("the driver")
-
-    def driver(search: Search):
-        return [process for process in search.processes("python") if process.pid == search.driver.pid]
-
-    start_again(folder, tally, driver, ends=False, trials=3, epochs=30)
-    report(tally)
-
-
 def test_the_gcs(folder, report):
     tally = Tally("the head's GCS")
     start_again(folder, tally, lambda search: search.processes("gcs_server"), ends=True, trials=3, epochs=30)
@@ -153,36 +146,72 @@ def cluster(folder, monkeypatch):
     made.shutdown()
 
 
-def lose_workers(folder, cluster, tally, victims) -> None:
-    """Kill `victims(raylet)` of one worker node after another; each is replaced."""
-    import psutil
+def test_the_driver(folder, cluster, report):
+    """On a cluster that goes on: the next driver meets what is left of the last one's trials."""
+    tally = Tally("the driver")
 
+    def driver(search: Search):
+        search.mark = cluster.mark
+        return [psutil.Process(search.driver.pid)] if search.code is None else []
+
+    start_again(folder, tally, driver, ends=False, trials=3, epochs=30, arguments=["--address", cluster.address])
+    report(tally)
+
+
+def raylet(node) -> psutil.Process:
+    """The process that is a node to Ray."""
+    (found,) = node.all_processes["raylet"]
+    return psutil.Process(found.process.pid)
+
+
+def lose_workers(folder, cluster, tally, victims, warned: bool = False) -> None:
+    """Kill `victims(node)` of one worker node after another; each is replaced."""
     chance = random.Random(SEED)
     arguments = ["--address", cluster.address]
     for search in searches(folder, tally, trials=4, epochs=40, arguments=arguments):
-        search.mark = cluster.mark  # trials belong to the cluster's nodes; the driver is found by its number
+        own, search.mark = search.mark, cluster.mark  # trials belong to the cluster's nodes
         for _ in moments(search, chance, lambda search=search: search.processes(TRIAL)):
             node = cluster.workers.pop(chance.randrange(2))
-            (raylet,) = [info.process.pid for info in node.all_processes["raylet"]]
-            search.kill(victims(psutil.Process(raylet)))
+            search.kill(victims(node))
+            if warned:  # as long as a spot machine has after its notice, at least
+                time.sleep(SPOT_SECONDS)
             cluster.remove_node(node, allow_graceful=False)
             cluster.workers.append(cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20))
             if tally.times + len(search.kills) >= TIMES:
                 break
         wait(search)
-        search.mark = "none"
+        search.mark = own
         verify(search, tally)
 
 
 def test_a_worker_host(folder, cluster, report):
     tally = Tally("a worker host: its raylet and all processes below it")
-    lose_workers(folder, cluster, tally, family)
+    lose_workers(folder, cluster, tally, lambda node: family(raylet(node)))
     report(tally)
 
 
 def test_a_worker_hosts_raylet(folder, cluster, report):
     tally = Tally("a worker host's raylet")
-    lose_workers(folder, cluster, tally, lambda raylet: [raylet])
+    lose_workers(folder, cluster, tally, lambda node: [raylet(node)])
+    report(tally)
+
+
+def test_a_worker_host_that_is_drained(folder, cluster, report):
+    """Ray's notice of a spot machine's end: trials leave, and the machine goes half a minute later."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    tally = Tally("a worker host, drained before it goes")
+    gcs = GcsClient(address=cluster.address)
+
+    def drain(node):
+        reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+        end = int((time.time() + SPOT_SECONDS) * 1000)
+        accepted, why = gcs.drain_node(node.node_id, reason, "a test", end)
+        assert accepted, why
+        return []
+
+    lose_workers(folder, cluster, tally, drain, warned=True)
     report(tally)
 
 
