@@ -151,7 +151,6 @@ def test_the_driver(folder, cluster, report):
     tally = Tally("the driver")
 
     def driver(search: Search):
-        search.mark = cluster.mark
         return [psutil.Process(search.driver.pid)] if search.code is None else []
 
     start_again(folder, tally, driver, ends=False, trials=3, epochs=30, arguments=["--address", cluster.address])
