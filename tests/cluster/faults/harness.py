@@ -25,7 +25,7 @@ from mwray.records import Run
 
 ROOT = Path(__file__).parents[3]
 MARK = "MWRAY_FAULTS"
-STUCK = 240.0
+STUCK = 600.0
 """Seconds without any progress after which a search counts as hanging, on a machine that does other things as well."""
 SPACE = """
 recipe: digits
