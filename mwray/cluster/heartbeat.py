@@ -80,14 +80,17 @@ class Heartbeat:
             "seconds": seconds,
             "command": " ".join(sys.argv),
         }
+        self._last: dict[str, Any] = {}
         self._stop = threading.Event()
         self.beat("running")
         self._thread = threading.Thread(target=self._run, name="mwray-heartbeat", daemon=True)
         self._thread.start()
 
-    def beat(self, state: str) -> None:
-        """Write it once."""
-        data = {**self._fixed, "beat": time.time(), "state": state, **self._told()}
+    def beat(self, state: str, *, ask: bool = True) -> None:
+        """Write it once; without `ask`, with what was told last: where asking may never come back."""
+        if ask:
+            self._last = dict(self._told())
+        data = {**self._fixed, "beat": time.time(), "state": state, **self._last}
         part = self._path.with_name(f".{FILE}{PART}")
         with suppress(OSError):
             part.write_text(json.dumps(data, indent=1) + "\n")

@@ -168,7 +168,7 @@ def _farewell(screen: Logged, sign: Heartbeat, why: str) -> None:
     """The head of the cluster is lost, and this process ends."""
     screen.close()
     screen.note(why)
-    sign.beat(why)
+    sign.beat(why, ask=False)  # Ray would be asked how many machines there are
 
 
 def _told(session: Session, screen: Logged) -> dict[str, Any]:

@@ -13,13 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 PATIENCE = "MWRAY_HEAD_PATIENCE"
 """Environment variable: seconds for which the head may be silent."""
 DEFAULT_PATIENCE = 30.0
 """A head with a database behind it (KubeRay) comes back within less; Ray's own clients give up after 60."""
 PAUSE = 1.0
+FAREWELL = 5.0
+"""Seconds for each that wants to be told."""
 CODE = 1
 """Exit code of a driver that lost its head: failed on the way."""
 
@@ -37,8 +39,9 @@ class Head:
     def lost(self, why: str) -> None:
         """Tell all, and end the process: its main thread may be in a call into Ray that does not come back."""
         for farewell in self._told:
-            with suppress(Exception):
-                farewell(why)
+            last = threading.Thread(target=farewell, args=(why,), daemon=True)
+            last.start()
+            last.join(FAREWELL)  # one that waits for Ray would wait for ever
         print(f"mwray: {why}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(CODE)
