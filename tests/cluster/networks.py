@@ -22,6 +22,12 @@ def fails(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     raise LookupError(f"no weights for {num_classes} classes")
 
 
+def dies_always(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Take the process down each time: a network that needs more memory than there is."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("dead by now")
+
+
 def dies_once(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """Take the process down the first time, as the kernel does when memory runs out."""
     mark = Path(os.environ[MARK])

@@ -116,6 +116,19 @@ def test_a_trial_whose_process_is_killed_is_started_again(tmp_path):
     assert [row.state for row in (*result.rows, result.base)] == ["finished"] * 3
 
 
+@pytest.mark.slow
+def test_a_trial_whose_process_dies_each_time_fails_with_that_reason_and_the_search_ends(tmp_path):
+    result = search(small("dies_always", trials=1), tmp_path, display=False)
+    assert not result.finished and not result.interrupted
+    assert [row.state for row in (*result.rows, result.base)] == ["failed"] * 2
+    assert "died 3 times in a row in epoch 1" in result.rows[0].reason
+    assert "is started again" in (tmp_path / "search.log").read_text()
+    again = search(small("dies_always", trials=1), tmp_path, display=False)
+    assert [row.number for row in again.rows] == [0]  # not tried again unless asked
+    retried = search(small("dies_always", trials=1), tmp_path, display=False, retry_failed=True)
+    assert [(row.number, row.state) for row in retried.rows] == [(1, "failed")]
+
+
 def test_trials_that_all_fail_for_one_reason_end_the_search_with_that_reason(tmp_path, capsys):
     result = search(small("fails", trials=20), tmp_path, concurrency=1)
     assert not result.finished
