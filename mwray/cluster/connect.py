@@ -29,6 +29,10 @@ SLOTS = 10_000
 OBJECT_STORE = 256 * 2**20
 """Bytes. Nothing of size travels through the object store; Ray's default of 30 % of memory would be for nothing."""
 PREFLIGHT_SECONDS = 90
+STARTS = 3
+"""Attempts at starting Ray on this machine, which may be busy."""
+
+logger = logging.getLogger("mwray")
 
 
 @contextmanager
@@ -49,11 +53,7 @@ def connected(address: str | None) -> Iterator[Head]:
     if address is None:  # "local" so that a RAY_ADDRESS in the environment does not take over
         where = {"address": "local", "resources": {"trial_slot": SLOTS}, "object_store_memory": OBJECT_STORE}
     try:
-        # The dashboard stays on: Ray Train asks its state service which trials are gone, and without it the workers of
-        # a stopped trial keep their cores for ever.
-        ray.init(
-            **where, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _passed_on(os.environ)}
-        )
+        _start(where, STARTS if address is None else 1)
     except ConnectionError as error:
         raise ConfigError(
             f"--address {address}: no Ray cluster answers there ({error}). Start one with `ray up cluster.yaml` and "
@@ -64,6 +64,28 @@ def connected(address: str | None) -> Iterator[Head]:
             yield head
     finally:
         ray.shutdown()
+
+
+def _start(where: Mapping[str, Any], times: int) -> None:
+    """Start or join Ray; a local one is started anew where it came up too slowly for Ray's own 30 seconds."""
+    for left in reversed(range(times)):
+        try:
+            # The dashboard stays on: Ray Train asks its state service which trials are gone, and without it the workers
+            # of a stopped trial keep their cores for ever.
+            ray.init(
+                **where,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": _passed_on(os.environ)},
+            )
+            return
+        except ConnectionError:
+            raise
+        except Exception as error:
+            if left == 0:
+                raise
+            logger.warning("Ray did not start (%s); once more", error)
+            ray.shutdown()
 
 
 def _doors() -> dict[str, str]:
