@@ -97,6 +97,7 @@ class Search:
             "OMP_NUM_THREADS": "1",
             "MWRAY_HEAD_PATIENCE": "5",
             "RAY_AUTH_MODE": "disabled",
+            "RAY_worker_niceness": "0",  # or a busy machine hardly lets a trial begin
         }
 
     def start(self) -> None:

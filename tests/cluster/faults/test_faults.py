@@ -135,9 +135,9 @@ def cluster(folder, monkeypatch):
     from ray.cluster_utils import Cluster
 
     mark = f"cluster-{folder.name}"
-    for name, value in {MARK: mark, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(Path.cwd())}.items():
+    environment = {MARK: mark, "PYTHONPATH": str(Path.cwd()), "RAY_USAGE_STATS_ENABLED": "0"}
+    for name, value in {**environment, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
     made = Cluster(initialize_head=True, head_node_args=head)
     made.workers = [made.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
