@@ -78,11 +78,12 @@ def tune(options: argparse.Namespace) -> int:
         return 0
     from mwray.space import load
 
-    space = load(Path(options.space), options.set)
+    space = load(Path(options.space), options.set, options.seeds)
     from mwray.cluster.search import search
 
     # A space that was changed on the command line is another search: it gets a folder of its own.
     changed = f"-{fingerprint(space.base)}" if options.set else ""
+    changed += f"-seeds{space.seeds}" if options.seeds else ""
     folder = Path(options.folder or Path("runs/search") / f"{space.name}{changed}").resolve()
     result = search(
         space,
@@ -228,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     many = verbs.add_parser("tune", help="a search over Ray")
     many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help="default: search_spaces/digits.yaml")
     many.add_argument("--trials", type=_positive, help="instead of the space's own number")
+    many.add_argument("--seeds", type=_positive, metavar="N", help="of each point, instead of the space's own number")
     many.add_argument("--concurrency", type=_positive, metavar="K", help="trials at once (default: what fits)")
     many.add_argument(
         "--gpus-per-trial",

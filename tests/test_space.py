@@ -263,4 +263,5 @@ def test_seeds_repeat_every_start_and_every_point_of_a_grid():
     assert space.trials == 2  # points
     assert [(p["data.num_meta"], p["seed"]) for p in space.first()] == [(m, s) for m in (50, 20) for s in (7, 8, 9)]
     assert space.description()["seeds"] == 3
+    assert load(next(path for path in SPACES if path.stem == "weight_net"), (), seeds=2).seeds == 2
     assert "seeds" not in build(changed(), "x.yaml").description()  # or searches of before could not go on

@@ -13,12 +13,13 @@ from mwray.config import ConfigError, nearest
 from mwray.space.space import Space, build
 
 
-def load(path: Path | str, assignments: Sequence[str] = ()) -> Space:
+def load(path: Path | str, assignments: Sequence[str] = (), seeds: int | None = None) -> Space:
     """Read and check a search space.
 
     Args:
         path: the YAML file.
         assignments: fields fixed on the command line, "data.bias.rate=0.6"; they win over the file's own `set`.
+        seeds: trainings of each point, instead of the file's own number.
 
     Raises:
         ConfigError: the file cannot be read, or asks for something impossible; names file, field, what was given and
@@ -36,7 +37,7 @@ def load(path: Path | str, assignments: Sequence[str] = ()) -> Space:
         raise ConfigError(f"{path}{line}: {error.problem}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {type(data).__name__}, and a mapping with `recipe` and `search` is needed")
-    return build(data, str(path), assignments)
+    return build(data if seeds is None else {**data, "seeds": seeds}, str(path), assignments)
 
 
 class _Loader(yaml.SafeLoader):
