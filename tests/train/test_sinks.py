@@ -154,6 +154,22 @@ def test_pace_draws_now_and_then_only(tmp_path: Path) -> None:
     assert [pace.due() for _ in range(4)] == [False, True, False, True]
 
 
+def test_pace_keeps_drawing_to_a_twentieth_of_the_time_on_a_busy_machine() -> None:
+    now = [0.0]
+    pace = Pace(30, clock=lambda: now[0])
+    now[0] = 31
+    assert pace.due()
+    now[0] = 41  # it took ten seconds
+    pace.drawn()
+    now[0] = 31 + 199
+    assert not pace.due()
+    now[0] = 31 + 201
+    assert pace.due()
+    pace.drawn()  # at once
+    now[0] += 31
+    assert pace.due()
+
+
 @pytest.mark.parametrize("make", [TensorBoardSink, PicturesSink])
 def test_short_run_draws_once(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mwray.reports import draw

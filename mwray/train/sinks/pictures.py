@@ -15,6 +15,8 @@ from mwray.train.sinks.history import History
 
 EVERY = 30.0
 """Seconds between two drawings: the three files take about 0.5 s on one core, so this keeps them below 2 %."""
+SHARE = 0.05
+"""Of the time at most, where drawing takes long because the machine is busy."""
 
 
 class Pace:
@@ -22,14 +24,18 @@ class Pace:
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self.clock = seconds, clock
-        self.last = clock()
+        self.last, self.wait = clock(), seconds
 
     def due(self) -> bool:
-        """Whether to draw now; if so, the next time is `seconds` from now."""
-        if self.clock() - self.last < self.seconds:
+        """Whether to draw now; if so, the next time is `seconds` from now, or later (`drawn`)."""
+        if self.clock() - self.last < self.wait:
             return False
         self.last = self.clock()
         return True
+
+    def drawn(self) -> None:
+        """The drawing that was due is done: wait so long that drawing keeps to SHARE of the time."""
+        self.wait = max(self.seconds, (self.clock() - self.last) / SHARE)
 
 
 class PicturesSink:
@@ -57,6 +63,7 @@ class PicturesSink:
         self.arrays = arrays
         if self.pace.due():
             self._draw()
+            self.pace.drawn()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Draw the last epoch."""

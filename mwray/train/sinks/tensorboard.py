@@ -72,6 +72,7 @@ class TensorBoardSink:
         self.pending = (epoch, arrays)
         if self.pace.due():
             self._lasting(epoch, self._draw)
+            self.pace.drawn()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the final numbers, as metrics of the HParams table, and mark the run as finished."""
