@@ -138,7 +138,8 @@ def test_bar_is_closed_after_an_error(tmp_path: Path) -> None:
 
 def test_pictures_are_drawn_at_the_end(tmp_path: Path) -> None:
     tell(PicturesSink(), tmp_path, [1, 2, 3, 4])
-    assert {path.name for path in tmp_path.iterdir()} == {"curves.npz", "weights.png", "confusion.png", "curves.png"}
+    pictures = {"weights.png", "confusion.png", "curves.png", "method.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"curves.npz", *pictures}
     for path in tmp_path.glob("*.png"):
         Image.open(path).verify()
 
