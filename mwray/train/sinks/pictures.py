@@ -34,8 +34,8 @@ class Pace:
         return True
 
     def drawn(self) -> None:
-        """The drawing that was due is done: wait so long that drawing keeps to SHARE of the time."""
-        self.wait = max(self.seconds, (self.clock() - self.last) / SHARE)
+        """The drawing that was due is done: wait so long that drawing keeps to SHARE of the time (0 s: draw always)."""
+        self.wait = max(self.seconds, (self.clock() - self.last) / SHARE) if self.seconds else 0.0
 
 
 class PicturesSink:
