@@ -60,6 +60,39 @@ class Transformer(nn.Module):
         return self.head(self.layer(tokens).mean(1))
 
 
+class SmallViT(nn.Module):
+    """A vision transformer: class token, pre-norm blocks, heads by scaled dot products, read at the class token."""
+
+    def __init__(self, width: int = 16, heads: int = 2, depth: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, width) * 0.1)
+        self.position = nn.Parameter(torch.randn(1, 17, width) * 0.1)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm1": nn.LayerNorm(width),
+                    "qkv": nn.Linear(width, 3 * width),
+                    "out": nn.Linear(width, width),
+                    "norm2": nn.LayerNorm(width),
+                    "mlp": nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)),
+                }
+            )
+            for _ in range(depth)
+        )
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        for block in self.blocks:
+            q, k, v = block["qkv"](block["norm1"](x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            x = x + block["out"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            x = x + block["mlp"](block["norm2"](x))
+        return self.head(self.norm(x[:, 0]))
+
+
 class Shared(nn.Module):
     """One batch norm and one convolution used twice, and a weight tied between two layers."""
 
@@ -104,6 +137,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "transformer": lambda: Transformer(0.0),
     "transformer, dropout": lambda: Transformer(0.3, "relu", norm_first=True),
     "transformer, evaluation": lambda: Transformer(0.3).eval(),
+    "vit": SmallViT,
     "shared": Shared,
     "hooks": hooked,
     "weight norm": weight_normed,
