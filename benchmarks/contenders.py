@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import torch
@@ -58,9 +59,10 @@ class Task:
     batch: tuple[Tensor, Tensor]
     meta: tuple[Tensor, Tensor]
     lr: float = 0.1
+    sgd: dict[str, Any] = field(default_factory=dict)  # how PyTorch runs the classifier's optimiser: fused, foreach
 
     @classmethod
-    def of(cls, name: str, batch: int, meta: int, device: str, channels_last: bool) -> Task:
+    def of(cls, name: str, batch: int, meta: int, device: str, channels_last: bool, **sgd: Any) -> Task:
         """Random images and labels, networks at their initial weights, all from one seed."""
         torch.manual_seed(0)
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -69,15 +71,15 @@ class Task:
             (torch.randn(n, 3, 32, 32, device=device).to(memory_format=layout), torch.randint(10, (n,), device=device))
             for n in (batch, meta)
         ]
-        return cls(model, WeightNet("1-100-1").to(device), *pairs)
+        return cls(model, WeightNet("1-100-1").to(device), *pairs, sgd=sgd)
 
     def own(self) -> Task:
         """The same with networks of one's own."""
-        return Task(copy.deepcopy(self.model), copy.deepcopy(self.weight_net), self.batch, self.meta, self.lr)
+        return Task(copy.deepcopy(self.model), copy.deepcopy(self.weight_net), self.batch, self.meta, self.lr, self.sgd)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """The paper's, for the classifier."""
-        return torch.optim.SGD(self.model.parameters(), self.lr, momentum=0.9, weight_decay=5e-4)
+        return torch.optim.SGD(self.model.parameters(), self.lr, momentum=0.9, weight_decay=5e-4, **self.sgd)
 
     def weight_optimizer(self) -> torch.optim.Optimizer:
         """The released code's, for the weight net."""
@@ -122,8 +124,8 @@ def plain(task: Task) -> Step:
     return step
 
 
-def ours(every: int = 1) -> Callable[[Task], Step]:
-    """`MetaWeightNet.step`, the weight net moving in every `every`-th step."""
+def ours(**choices: Any) -> Callable[[Task], Step]:
+    """`MetaWeightNet.step` with these choices; with `every` one call takes so many steps."""
 
     def prepare(task: Task) -> Step:
         learner = MetaWeightNet(
@@ -131,11 +133,11 @@ def ours(every: int = 1) -> Callable[[Task], Step]:
             task.optimizer(),
             task.weight_net,
             weight_optimizer=lambda parameters: task.weight_optimizer(),
-            every=every,
+            **choices,
         )
 
         def step() -> None:
-            for _ in range(every):
+            for _ in range(learner.every):
                 learner.step(task.batch, task.meta)
 
         return step
@@ -148,7 +150,7 @@ def on_dual_numbers(task: Task) -> Step:
     step = ours()(task)
 
     def patched() -> None:
-        with mock.patch("mwray.meta.step.record", ForwardMode):
+        with mock.patch("mwray.meta.step.record", lambda model, x, recompute: ForwardMode(model, x)):
             step()
 
     return patched
@@ -188,10 +190,17 @@ def actual_step(task: Task, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
+CHEAP_ONE = {"every": 10, "order": "lagged", "layers": "top"}
 CONTENDERS = [
     Contender("plain training", plain),
-    Contender("mwray", ours()),
-    Contender("mwray, every 10th", ours(10), 10, "the weight net moves in every tenth step"),
+    Contender("mwray, exact", ours()),
+    Contender("mwray, exact, all computed again", ours(recompute="all"), note="least memory"),
+    Contender("mwray, exact, nothing computed again", ours(recompute="nothing"), note="two graphs at a time"),
+    Contender("mwray, every=10", ours(every=10), 10, "the weight net moves in every tenth step"),
+    Contender("mwray, lagged", ours(order="lagged"), note="the look-ahead is the real step"),
+    Contender("mwray, top", ours(layers="top"), note="the virtual step moves the last stage alone"),
+    Contender("mwray, lagged, top", ours(order="lagged", layers="top")),
+    Contender("mwray, every=10, lagged, top", ours(**CHEAP_ONE), 10),
     Contender("mwray on dual numbers", on_dual_numbers, note="the fallback for models that the tape cannot follow"),
     Contender("double backward", double_backward, note="the oracle of the tests", surroundings=math_attention),
 ]

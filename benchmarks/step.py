@@ -59,12 +59,14 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     slopes: dict[str, torch.Tensor] = {}
     memory: dict[str, int] = {}
     for contender in contenders:
+        print(f"{name}: first steps of {contender.name}", flush=True)
         own = task.own()
         steps[contender.name] = _surrounded(contender, contender.prepare(own), options)
-        steps[contender.name]()
-        slopes[contender.name] = _gradient(own)
+        if contender.steps == 1:  # of several steps the first warms up the others
+            steps[contender.name]()
+            slopes[contender.name] = _gradient(own)
         memory[contender.name] = peak_bytes(steps[contender.name], options.device)
-    seconds = interleaved(steps, options.rounds, options.device)
+    seconds = interleaved(steps, options.rounds, options.device, options.clock, options.most_seconds)
     return [_row(c, seconds, memory, slopes) for c in contenders]
 
 
@@ -151,6 +153,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=100, help="training images in a step")
     parser.add_argument("--meta-batch", type=int, default=100, help="meta images in a step")
     parser.add_argument("--rounds", type=int, default=11, help="interleaved repeats")
+    parser.add_argument("--clock", choices=["wall", "processor"], default="wall", help="processor: for a busy machine")
+    parser.add_argument("--most-seconds", type=float, default=float("inf"), help="no further round after so long")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="bf16: by autocast")
     parser.add_argument("--channels-last", action="store_true")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import time
@@ -19,17 +20,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 PACKAGES = ("torch", "higher", "torchopt", "betty-ml", "numpy")
 
 
-def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each step in each round; a round runs all of them once, so that a busy machine slows them alike."""
+def interleaved(
+    steps: Mapping[str, Callable[[], object]], rounds: int, device: str, clock: str = "wall", most: float = math.inf
+) -> dict[str, list[float]]:
+    """Seconds of each step in each round; a round runs all of them once, so that a busy machine slows them alike.
+
+    `clock`: "wall", or "processor" for the time of all threads of this process, which other processes disturb less.
+    After `most` seconds no further round begins.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
+    now = time.process_time if clock == "processor" else time.perf_counter
+    begun = time.perf_counter()
+    for number in range(rounds):
+        if number and time.perf_counter() - begun > most:
+            break
         for name, step in steps.items():
             gc.collect()
             _wait(device)
-            start = time.perf_counter()
+            start = now()
             step()
             _wait(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     return seconds
 
 
