@@ -49,7 +49,8 @@ class L2RW(Method):
         recording = record(network, batch.x)
         losses = cross_entropy(recording.outputs, batch.y)
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        meta_loss, slopes = meta_gradient(network, trained, (meta.x, meta.y), cross_entropy, self.worker)
+        with recording.set_aside():
+            meta_loss, slopes = meta_gradient(network, trained, (meta.x, meta.y), cross_entropy, self.worker)
         alignment = inner_products(recording, losses, dict(zip(trained, slopes, strict=True)))
         weights = clipped(alignment, self.worker)
         weighted = (weights.eta * losses).sum()
