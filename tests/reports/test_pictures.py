@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pytest
 
+from mwray import cli_reports
 from mwray.config import override, to_dict
 from mwray.recipes import recipe
 from mwray.records import RecordError, Run
@@ -100,3 +103,29 @@ def test_matrices_stand_by_bias_with_their_methods_under_one_another():
     one = figure_draw.confusions({"flip 40 %": {"BaseModel": half, "MW-Net": np.eye(2)}}, ("a", "b"))
     assert titles(one) == ["BaseModel, flip 40 %", "MW-Net, flip 40 %"]
     assert [text.get_text() for text in one.axes[1].texts] == ["100", "100"]  # alone, cells have room for numbers
+
+
+def typed(*arguments):
+    parser = argparse.ArgumentParser()
+    cli_reports.add_verbs(parser.add_subparsers(required=True))
+    options = parser.parse_args(["report", *map(str, arguments)])
+    return options.verb(options)
+
+
+def test_figures_as_typed_from_a_study_and_from_runs(tmp_path, capsys, monkeypatch):
+    with_arrays(fill(tmp_path / "study", 0.8, row="MW-Net", **UNIFORM))
+    assert typed(tmp_path / "study", "--figure", "5,12") == 0
+    here = tmp_path / "study" / "report" / "figures" / "paper"
+    assert capsys.readouterr().out.split() == [
+        str(here / "figure-05-cifar-10-uniform-40-.png"),
+        str(here / "figure-12.png"),
+    ]
+    trained(tmp_path / "loose" / "a")
+    monkeypatch.chdir(tmp_path)
+    assert typed("--figure", "12", "--runs", tmp_path / "loose") == 0
+    assert capsys.readouterr().out.split() == ["runs/figures/runs/figure-12.png"]
+    assert typed("--runs", tmp_path / "loose" / "a", "--out", tmp_path / "out") == 0  # all that one run gives
+    assert {path.stem for path in (tmp_path / "out" / "runs").iterdir()} == {
+        *("figure-01", "figure-05-digits-uniform-40-", "figure-06-digits-uniform-40-"),
+        *("figure-07", "figure-09-digits", "figure-12"),
+    }
