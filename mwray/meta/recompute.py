@@ -10,13 +10,15 @@ never know: tensors keep their identity, their version and their numbers, in bat
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, UntypedStorage
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from mwray.config import ConfigError
 from mwray.meta.operation import Operation
 
 aten = torch.ops.aten
@@ -44,6 +46,8 @@ CHEAP = ELEMENTWISE.union(
     {"native_batch_norm", "cudnn_batch_norm", "native_layer_norm", "native_group_norm"},
 )
 PRODUCTS = frozenset({"convolution", "_convolution", "addmm", "mm", "bmm", "baddbmm"})
+SWITCH = "MWRAY_RECOMPUTE"
+"""Environment variable that says what trainings give back: no setting of the experiment, for results are the same."""
 CHEAP_PRODUCT = 32
 """Products a number of the result at most: a convolution of a colour image with 3x3 weights has 27."""
 SMALLEST = 2**14
@@ -101,6 +105,19 @@ class BatchNorm(Recipe):
     def _arguments(values: list[Any]) -> list[Any]:
         x, weight, bias, mean, rstd = values
         return [x, weight, bias, mean, rstd**-2, False, 0.0, 0.0]
+
+
+def chosen() -> Recompute:
+    """What `MWRAY_RECOMPUTE` says, "cheap" if it says nothing.
+
+    Raises:
+        ConfigError: it says something else than "nothing", "cheap" or "all".
+    """
+    given = os.environ.get(SWITCH) or "cheap"
+    for choice in get_args(Recompute):
+        if given == choice:
+            return cast(Recompute, choice)
+    raise ConfigError(f"{SWITCH}={given!r}: it can be {', '.join(get_args(Recompute))}")
 
 
 @dataclass(eq=False)

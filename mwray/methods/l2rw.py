@@ -7,6 +7,7 @@ from typing import Any, final
 from torch import Tensor
 
 from mwray.data.loader import Batch
+from mwray.meta import recompute
 from mwray.meta.gradient import cross_entropy, inner_products, meta_gradient
 from mwray.meta.tangent import record
 from mwray.meta.weights import Multipliers, weigh
@@ -46,7 +47,7 @@ class L2RW(Method):
         """One forward for alignments and step, one for the meta gradient."""
         assert meta is not None
         network = self.classifier.network.train()
-        recording = record(network, batch.x)
+        recording = record(network, batch.x, recompute.chosen())
         losses = cross_entropy(recording.outputs, batch.y)
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         with recording.set_aside():

@@ -11,6 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from mwray.config import ConfigError
 from mwray.data.loader import Batch
+from mwray.meta import recompute
 from mwray.meta.gradient import cross_entropy
 from mwray.meta.settings import WeightNetSettings
 from mwray.meta.step import MetaStep, MetaWeightNet
@@ -160,5 +161,6 @@ def _meta_weight_net(settings: MWNetSettings, setup: Setup, classifier: Classifi
         every=settings.meta.every,
         order=settings.meta.order,
         layers=settings.meta.layers,
+        recompute=recompute.chosen(),
         worker=setup.worker,
     )

@@ -104,3 +104,19 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
     settings = MWNetSettings(meta=MetaSettings(warm_up=4))
     with pytest.raises(ConfigError, match="method.meta.warm_up: 4 epochs .* at most 3 would do"):
         started(settings, make_setup(epochs=4))
+
+
+def test_the_environment_says_what_is_computed_again(monkeypatch):
+    setup = make_setup()
+    ends_of = {}
+    for choice in ("nothing", "cheap", "all"):
+        monkeypatch.setenv("MWRAY_RECOMPUTE", choice)
+        method = started(MWNetSettings(), setup)
+        assert method.meta.recompute == choice
+        method.update(batches(setup)[0], meta_batch(setup))
+        ends_of[choice] = parameters(method.classifier.network)
+    torch.testing.assert_close(ends_of["cheap"], ends_of["nothing"])
+    torch.testing.assert_close(ends_of["all"], ends_of["nothing"], rtol=0, atol=0)
+    monkeypatch.setenv("MWRAY_RECOMPUTE", "most")
+    with pytest.raises(ConfigError, match="MWRAY_RECOMPUTE='most': it can be nothing, cheap, all"):
+        started(MWNetSettings(), setup)
