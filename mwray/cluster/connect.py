@@ -21,7 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import mwray
 from mwray.cluster.watch import Head, watched
 from mwray.config import ConfigError
-from mwray.storage import PATIENCE
+from mwray.remote import Remote, is_remote
+from mwray.storage import PATIENCE, StorageError
 
 HEAD = "node:__internal_head__"
 """A resource of 1 that Ray gives the head node."""
@@ -239,24 +240,53 @@ def check_shared(folder: Path) -> None:
     Raises:
         ConfigError: names the nodes that do not.
     """
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if len(alive) < 2:
+    if len(ray.nodes()) < 2:
         return
     marker = folder / f".seen-{uuid.uuid4().hex}"
     marker.touch()
     try:
-        asked = [_look_from(node["NodeID"], str(marker)) for node in alive]
-        answers = ray.get(asked, timeout=PREFLIGHT_SECONDS)
+        blind = _blind(str(marker))
     finally:
         marker.unlink(missing_ok=True)
-    blind = [answer["host"] for answer in answers if not answer["sees"]]
     if blind:
         raise ConfigError(
-            f"--folder {folder}: {', '.join(blind)} cannot see it. Give a folder on storage that every node mounts"
+            f"--folder {folder}: {', '.join(blind)} cannot see it. Give a folder on storage that every node mounts, or "
+            "an address such as s3://bucket/path"
         )
+
+
+def check_reached(remote: Remote) -> None:
+    """Make sure that every node reaches the object storage and has this version of mwray.
+
+    Raises:
+        ConfigError: names the nodes that do not.
+        StorageError: this machine does not.
+    """
+    marker = f".seen-{uuid.uuid4().hex}"
+    remote.write(marker, b"seen")
+    try:
+        blind = _blind((remote / marker).address)
+    finally:
+        remote.delete(marker)
+    if blind:
+        raise ConfigError(
+            f"--folder {remote.address}: {', '.join(blind)} cannot read it. Has each node credentials for the bucket "
+            "(a role, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of `ray start`)?"
+        )
+
+
+def _blind(marker: str) -> list[str]:
+    """Hosts that do not see `marker`, a path or an address.
+
+    Raises:
+        ConfigError: a node has another version of mwray.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    answers = ray.get([_look_from(node["NodeID"], marker) for node in alive], timeout=PREFLIGHT_SECONDS)
     other = [f"{a['host']} has {a['version']}" for a in answers if a["version"] != mwray.__version__]
     if other:
         raise ConfigError(f"mwray {mwray.__version__} is here, and {', '.join(other)}; install the same everywhere")
+    return [answer["host"] for answer in answers if not answer["sees"]]
 
 
 def _look_from(node_id: str, path: str) -> Any:
@@ -266,4 +296,15 @@ def _look_from(node_id: str, path: str) -> Any:
 
 def _look(path: str) -> dict[str, Any]:
     """Run on a node."""
-    return {"host": socket.gethostname(), "sees": Path(path).exists(), "version": mwray.__version__}
+    return {"host": socket.gethostname(), "sees": _sees(path), "version": mwray.__version__}
+
+
+def _sees(path: str) -> bool:
+    if not is_remote(path):
+        return Path(path).exists()
+    place, _, query = path.partition("?")
+    folder, _, name = place.rpartition("/")
+    try:
+        return Remote(f"{folder}?{query}" if query else folder).read(name) is not None
+    except StorageError:
+        return False

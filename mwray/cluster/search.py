@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -31,7 +30,8 @@ from rich.console import Console
 
 from mwray.cluster import display as displays
 from mwray.cluster import heartbeat, leaderboard, probe, summary
-from mwray.cluster.connect import allot, check_shared, connected, driver_resources, limit, nodes, scratch
+from mwray.cluster.bucket import Keeper, Shared
+from mwray.cluster.connect import allot, connected, driver_resources, limit, nodes, scratch
 from mwray.cluster.failure import FAILURE
 from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
@@ -43,6 +43,7 @@ from mwray.cluster.watch import Head
 from mwray.config import fingerprint, override
 from mwray.lock import locked
 from mwray.records import write_atomically
+from mwray.remote import Remote
 from mwray.space import Space
 
 logger = logging.getLogger("mwray")
@@ -56,7 +57,7 @@ WIDTH = 140
 
 def search(
     space: Space,
-    folder: Path,
+    folder: Path | Remote,
     *,
     trials: int | None = None,
     address: str | None = None,
@@ -70,7 +71,7 @@ def search(
 
     Args:
         space: what is searched (`mwray.space.load`).
-        folder: the search's folder; with several machines, on storage that all of them see.
+        folder: the search's folder; with several machines, on storage that all of them see, or in object storage.
         trials: points in all, those of earlier calls included; default: the space's own number. Each is as many
             trainings as the space has seeds.
         address: a running Ray cluster ("auto", "host:port"); None: a local Ray with all cores.
@@ -86,9 +87,10 @@ def search(
         LockedError: another process drives the search in `folder`.
         StorageError: `folder` could not be written for longer than `mwray.storage.patience`; the same call goes on.
     """
-    folder = folder.resolve()
+    store = Keeper(folder) if isinstance(folder, Remote) else Shared(folder)
+    folder = store.folder
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    with locked(folder):
+    with locked(folder), store.open():
         study = Study(space, folder, target=trials, workers=workers_per_trial)
         _write_space(folder, space, study.target)
         screen = Logged(displays.make(console, display), LogFile(folder))
@@ -99,7 +101,7 @@ def search(
         if study.unfinished or (base is not None and base.state == "waiting"):
             with connected(address) as head:
                 session = _run(
-                    study, base, folder, screen, head, address, concurrency, gpus_per_trial, workers_per_trial
+                    study, base, store, screen, head, address, concurrency, gpus_per_trial, workers_per_trial
                 )
         if session is not None and session.storage_failed is not None:
             raise session.storage_failed
@@ -116,7 +118,7 @@ def search(
 def _run(
     study: Study,
     base: Row | None,
-    folder: Path,
+    store: Shared | Keeper,
     screen: Logged,
     head: Head,
     address: str | None,
@@ -125,7 +127,8 @@ def _run(
     workers: int,
 ) -> Session:
     """Drive the search over the Ray that is connected."""
-    check_shared(folder)
+    store.check()
+    folder = store.folder
     joined = address is not None
     share = probe.gpus_per_trial(study.space, gpus_per_trial, workers, nodes(), joined, probe.on_a_gpu, screen.note)
     allotment = allot(nodes(), workers, concurrency, share)
@@ -141,10 +144,11 @@ def _run(
             "workers": workers,
             "cpus": allotment.cpus,
             "gpus": allotment.gpus,
-            "storage": str(folder / "ray" / "train"),
+            "storage": store.ray_files("train"),
             "driver": driver,
         },
         spend,
+        store,
     )
     rows = leaderboard.rows(study) + ([base] if base is not None else [])
     screen.note(f"process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
@@ -160,7 +164,7 @@ def _run(
         screen.close()
         sign.close(how)
     if not session.stopping and session.errors == 0:
-        shutil.rmtree(folder / "ray", ignore_errors=True)
+        store.remove_ray_files()
     return session
 
 

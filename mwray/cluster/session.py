@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from mwray.cluster.bucket import Keeper, Shared
 from mwray.cluster.display import Display
 from mwray.cluster.heartbeat import Spend
 from mwray.cluster.leaderboard import Row, row_of, who
@@ -43,6 +44,7 @@ class Session:
         limit: Callable[[], int],
         resources: Mapping[str, Any],
         spend: Spend | None = None,
+        store: Shared | Keeper | None = None,
     ) -> None:
         """Take up the search of `study`.
 
@@ -53,6 +55,7 @@ class Session:
             limit: how many trials may be in flight now.
             resources: workers, cpus, gpus and storage of each `Job`.
             spend: told when a trial takes its machines and when it leaves them.
+            store: brings the study to where it is kept before a trial begins, and a trial's records here when it ends.
         """
         self.study, self.base, self.display = study, base, display
         self.interrupted = False
@@ -60,6 +63,7 @@ class Session:
         self.storage_failed: StorageError | None = None
         self.errors = 0
         self.spend = spend or Spend(1, 0)
+        self.store = store or Shared(study.folder)
         self._limit, self._resources = limit, resources
         self._live: dict[str, Row] = {}
         self._again: list[Row] = []
@@ -85,7 +89,9 @@ class Session:
             return str(Searcher.FINISHED)
         self._live[trial_id] = row
         self.display.changed(row)
-        return Job.of(row.experiment, row.folder, self.study.space.metric, **self._resources).config()
+        self.store.push()
+        where = {"remote": self.store.address(row.folder)}
+        return Job.of(row.experiment, row.folder, self.study.space.metric, **self._resources, **where).config()
 
     def watch(self, trials: Sequence[Any]) -> None:
         """Keep Ray's own list of trials, to notice those that it drops without a word."""
@@ -123,6 +129,7 @@ class Session:
     def ended(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """The trial is over: by itself, because it was hopeless, or because the search stops."""
         row = self._live[trial_id]
+        self.store.fetch(row.folder)
         if result.get("outcome"):
             self._warn(row, result)
         if result.get("outcome") == "done":
@@ -138,6 +145,7 @@ class Session:
     def died(self, trial_id: str, reason: str) -> None:
         """The trial's process died more often than it is started again."""
         self.errors += 1
+        self.store.fetch(self._live[trial_id].folder)
         self._fail(trial_id, self._live[trial_id], reason)
 
     def interrupt(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mwray.cluster import leave, warn
+from mwray.cluster.bucket import at_hand, ray_storage
 from mwray.cluster.connect import allot, check_shared, connected, nodes
 from mwray.cluster.failure import FAILURE, clear_failure, failure_of
 from mwray.cluster.follow import following
@@ -89,7 +90,7 @@ def make_trainer(job: Job, callbacks: Sequence[Any]) -> TorchTrainer:
         ),
         run_config=ray.train.RunConfig(
             name=job.path.name,
-            storage_path=job.storage,
+            **ray_storage(job.storage),
             callbacks=list(callbacks),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=START_FAILURES),
@@ -103,16 +104,16 @@ def train_worker(config: Mapping[str, str]) -> None:
     An error of the training itself is written down before this raises: Ray takes the group down, starts it again, and
     the second start finds the note and leaves at once. Only lost workers are worth training again.
     """
-    job = Job.from_config(config)
-    if (job.path / FAILURE).exists():
-        return
-    torch.set_num_threads(job.cpus)
-    with warn.kept(job.path) as warnings:
-        worker = TrainWorker(warnings.take if ray.train.get_context().get_world_rank() == 0 else tuple)
+    torch.set_num_threads(Job.from_config(config).cpus)
+    rank = ray.train.get_context().get_world_rank()
+    with at_hand(Job.from_config(config), rank) as (job, push), warn.kept(job.path) as warnings:
+        if (job.path / FAILURE).exists():
+            return
+        worker = TrainWorker(warnings.take if rank == 0 else tuple, push)
         worker.report_again(job.path)
         train_noting(job, worker)
-    if (failure := failure_of(job.path)) is not None:  # the others may still wait for this one
-        raise RuntimeError(failure["reason"])
+        if (failure := failure_of(job.path)) is not None:  # the others may still wait for this one
+            raise RuntimeError(failure["reason"])
 
 
 class TermBackend(TorchConfig().backend_cls):  # type: ignore[misc]

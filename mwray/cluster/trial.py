@@ -14,6 +14,7 @@ import torch
 from ray.tune.trainable import wrap_function
 
 from mwray.cluster import leave, warn
+from mwray.cluster.bucket import at_hand
 from mwray.cluster.failure import clear_failure, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.study import objective_of
 from mwray.cluster.worker import TuneWorker
@@ -42,6 +43,8 @@ class Job:
     """Where Ray Train keeps its own files (several workers only)."""
     driver: str = ""
     """Names this start of the search."""
+    remote: str = ""
+    """Address of the run's folder in object storage; `folder` is then the driver's copy of it."""
 
     @classmethod
     def of(cls, experiment: Experiment, folder: Path, metric: str, **resources: Any) -> Job:
@@ -73,10 +76,10 @@ class Job:
 
 def run_alone(config: Mapping[str, str]) -> None:
     """Ray Tune's function for a trial of one worker: train inside this process, which the next trial uses again."""
-    job = Job.from_config(config)
-    torch.set_num_threads(job.cpus)  # or as many as there are cores, for every trial at once
-    with warn.kept(job.path) as warnings:
-        reason = begin(job) or train_noting(job, TuneWorker(job.device(), warnings.take))
+    torch.set_num_threads(Job.from_config(config).cpus)  # or as many as there are cores, for every trial at once
+    with at_hand(Job.from_config(config)) as (job, push), warn.kept(job.path) as warnings:
+        reason = begin(job) or train_noting(job, TuneWorker(job.device(), warnings.take, push))
+        push()
         ray.tune.report({**outcome(job, reason), "warnings": warnings.take()})
 
 
@@ -95,11 +98,13 @@ def run_over_workers(config: Mapping[str, str]) -> None:
 
     from mwray.cluster.trainer import make_trainer
 
-    job = Job.from_config(config)
-    reason = begin(job)
+    with at_hand(Job.from_config(config)) as (job, push):
+        reason = begin(job)
+        push()
     if reason is None:
-        make_trainer(job, [TuneReportCallback()]).fit()
-    ray.tune.report(outcome(job, reason))
+        make_trainer(Job.from_config(config), [TuneReportCallback()]).fit()
+    with at_hand(Job.from_config(config)) as (job, _):
+        ray.tune.report(outcome(job, reason))
 
 
 def begin(job: Job) -> str | None:

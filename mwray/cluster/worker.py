@@ -29,7 +29,14 @@ def progress(values: Mapping[str, Any], warnings: Sequence[str] = ()) -> dict[st
 class TuneWorker:
     """The only process of a trial; reports each epoch to Ray Tune."""
 
-    def __init__(self, device: torch.device | str, warnings: Callable[[], Sequence[str]] = tuple) -> None:
+    def __init__(
+        self,
+        device: torch.device | str,
+        warnings: Callable[[], Sequence[str]] = tuple,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train on `device`; `warnings` gives what else there is to say, `saved` is called before each report."""
+        self._saved = saved
         self.rank = 0
         self.size = 1
         self.device = torch.device(device)
@@ -41,6 +48,7 @@ class TuneWorker:
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Tell the search; the checkpoint stays in the run's folder, which outlives the trial's process."""
+        self._saved()
         ray.tune.report(progress(values, self._warnings()))
 
     def resume(self) -> Path | None:
@@ -55,7 +63,9 @@ class TuneWorker:
 class TrainWorker:
     """One of the processes of a Ray Train run; to be made inside its training function."""
 
-    def __init__(self, warnings: Callable[[], Sequence[str]] = tuple) -> None:
+    def __init__(self, warnings: Callable[[], Sequence[str]] = tuple, saved: Callable[[], None] = lambda: None) -> None:
+        """Join the others; `warnings` gives what else there is to say, `saved` is called before each report."""
+        self._saved = saved
         context = ray.train.get_context()
         self._warnings = warnings
         self.rank: int = context.get_world_rank()
@@ -78,6 +88,7 @@ class TrainWorker:
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Tell Ray Train, with rank 0's checkpoint; waits for all workers."""
+        self._saved()
         with tempfile.TemporaryDirectory() as folder:
             held = None
             if checkpoint is not None:

@@ -1,0 +1,235 @@
+"""A search in object storage: each machine works on a folder of its own, and what is to last goes there and back.
+
+The driver's folder holds the journal and what is small of each trial; a trial's process has a folder with the rest,
+pulled when it starts and pushed after every epoch. So no machine need see another's disk, and none is needed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from mwray.cluster.connect import check_reached, check_shared
+from mwray.lock import LockedError
+from mwray.remote import Mirror, Remote, is_remote
+from mwray.storage import StorageError
+
+if TYPE_CHECKING:
+    from mwray.cluster.trial import Job
+
+CLAIM = "claim.json"
+SETTLE = 1.0
+"""Seconds between a claim and the look whether it is still ours: two drivers that start at once see one another."""
+BEAT = 5.0
+OLD = 45.0
+"""Seconds without a sign of life after which a claim by another host counts as a dead driver's."""
+SMALL = ("records.jsonl", "experiment.json", "environment.json", "failure.json", "done")
+
+
+class Claim:
+    """One driver for one search in object storage, as `mwray.lock` is for a local folder.
+
+    Object storage has no locks. A claim is an object with host, process and a random mark, renewed every few seconds;
+    its age is taken from the storage's own clock. Whoever finds the mark of another, young enough, leaves.
+    """
+
+    def __init__(self, remote: Remote) -> None:
+        self.remote = remote
+        self.mark = uuid.uuid4().hex
+
+    def take(self) -> None:
+        """Claim the place.
+
+        Raises:
+            LockedError: another process drives the search; names its host and process.
+        """
+        self._refuse_others()
+        self.renew()
+        time.sleep(SETTLE)
+        self._refuse_others()
+
+    def renew(self) -> None:
+        """Show that this process is alive."""
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T %z")}
+        self.remote.write(CLAIM, json.dumps({**holder, "mark": self.mark}).encode())
+
+    def drop(self) -> None:
+        """Let go of it."""
+        self.remote.delete(CLAIM)
+
+    def _refuse_others(self) -> None:
+        holder = json.loads(self.remote.read(CLAIM) or b"{}")
+        if not holder or holder.get("mark") == self.mark or self._dead(holder):
+            return
+        raise LockedError(
+            f"{self.remote.address}: is driven by process {holder['pid']} on {holder['host']}, since "
+            f"{holder['since']}. Wait for it, stop it, or give --folder another one"
+        )
+
+    def _dead(self, holder: dict[str, Any]) -> bool:
+        if holder.get("host") == socket.gethostname():
+            return not Path(f"/proc/{holder['pid']}").exists()
+        probe = f".now-{self.mark}"
+        self.remote.write(probe, b"")
+        objects = self.remote.objects()
+        self.remote.delete(probe)
+        return CLAIM not in objects or objects[probe].changed - objects[CLAIM].changed > OLD
+
+
+class Shared:
+    """The driver's side of a search in a folder that all machines see: there is nothing to bring anywhere.
+
+    Attributes:
+        folder: the search's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Do nothing: `mwray.lock` holds the folder."""
+        yield
+
+    def check(self) -> None:
+        """Make sure that every node sees the folder, as `check_shared`."""
+        check_shared(self.folder)
+
+    def push(self) -> None:
+        """Do nothing."""
+
+    def fetch(self, run: Path) -> None:
+        """Do nothing."""
+
+    def address(self, run: Path) -> str:
+        """No address: a job's folder is enough."""
+        return ""
+
+    def ray_files(self, name: str) -> str:
+        """Where Ray keeps files of its own."""
+        return str(self.folder / "ray" / name)
+
+    def remove_ray_files(self) -> None:
+        """Remove them, once nobody needs them."""
+        shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+
+class Keeper:
+    """The driver's side: claims the place, pulls what an earlier driver left, pushes what this one writes."""
+
+    def __init__(self, remote: Remote) -> None:
+        self.remote = remote
+        self.folder = remote.scratch
+        self._claim = Claim(remote)
+        self._mirror = Mirror(remote, self.folder, left_out=_not_the_drivers)
+        self._busy = threading.Lock()
+        self._over = threading.Event()
+        self._failed: StorageError | None = None
+        self._thread = threading.Thread(target=self._keep, name="push", daemon=True)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Hold the place for the length of a `with`; all is pushed in the end, also after an error.
+
+        Raises:
+            LockedError: another process drives the search.
+            StorageError: the storage failed for `mwray.storage.patience` seconds.
+        """
+        self._claim.take()
+        try:
+            with self._busy:
+                self._mirror.pull()
+            self._thread.start()
+            yield
+        finally:
+            self._over.set()
+            if self._thread.is_alive():
+                self._thread.join()
+            self.push()
+            self._claim.drop()
+
+    def push(self) -> None:
+        """Bring everything of the driver's to the storage now: before a trial is begun, after one has ended."""
+        if self._failed is not None:
+            raise self._failed
+        with self._busy:
+            self._mirror.push()
+
+    def fetch(self, run: Path) -> None:
+        """Fetch what is small of a trial that another process trained."""
+        name = run.relative_to(self.folder).as_posix()
+        with self._busy:
+            Mirror(self.remote / name, run, left_out=lambda n: n not in SMALL).pull()
+
+    def check(self) -> None:
+        """Make sure that every node reaches the storage."""
+        check_reached(self.remote)
+
+    def address(self, run: Path) -> str:
+        """Where a trial's own folder is in the storage."""
+        return (self.remote / run.relative_to(self.folder).as_posix()).address
+
+    def ray_files(self, name: str) -> str:
+        """Where Ray keeps files of its own."""
+        return (self.remote / "ray" / name).address
+
+    def remove_ray_files(self) -> None:
+        """Remove them, once nobody needs them."""
+        self.remote.delete_folder("ray")
+
+    def _keep(self) -> None:
+        while not self._over.wait(BEAT):
+            try:
+                self._claim.renew()
+                self.push()
+            except StorageError as error:
+                self._failed = error
+                return
+
+
+def _not_the_drivers(name: str) -> bool:
+    """Trials are pushed by their own processes: of theirs the driver keeps copies of what is small."""
+    path = PurePosixPath(name)
+    if path.parts[0] in ("trials", "base"):
+        return path.name not in SMALL
+    return path.parts[0] == "ray" or path.name in ("lock", CLAIM) or path.name.startswith(".now-")
+
+
+def ray_storage(place: str) -> dict[str, Any]:
+    """The storage arguments of Ray's `RunConfig`s for a local path or an address."""
+    if not is_remote(place):
+        return {"storage_path": place}
+    remote = Remote(place)
+    return {"storage_path": remote.path, "storage_filesystem": remote.filesystem}
+
+
+@contextmanager
+def at_hand(job: Job, rank: int = 0) -> Iterator[tuple[Job, Callable[[], None]]]:
+    """The job with a folder of this process's own, and a function that brings the folder to the storage.
+
+    A job on a shared file system stays as it is, and the function does nothing. Of several workers only rank 0 pushes.
+    """
+    if not job.remote:
+        yield job, lambda: None
+        return
+    remote = Remote(job.remote)
+    folder = remote.scratch / (f"rank{rank}" if rank else "run")
+    mirror = Mirror(remote, folder)
+    mirror.pull()
+    mine = replace(job, folder=str(folder))
+    push = (lambda: None) if rank else mirror.push
+    try:
+        yield mine, push
+    finally:
+        push()
+    shutil.rmtree(folder)

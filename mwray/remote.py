@@ -1,0 +1,263 @@
+"""Folders in object storage (S3 and what speaks like it, Google Cloud Storage) through pyarrow's file systems.
+
+Everything in this package works on local folders, written atomically. A `Mirror` keeps such a folder and a place in
+object storage the same: pulled before the work begins, pushed whenever something is worth keeping. An object appears
+whole or not at all, and a push goes in the order in which a reader must find things: records, then checkpoints, then
+the mark that all is done.
+
+Credentials come from where the cloud's own tools find them (environment, profile, the machine's role), never from an
+address: addresses are written into records. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from mwray.config import ConfigError
+from mwray.storage import FIRST_PAUSE, LONGEST_PAUSE, PART, StorageError, patience, write_atomically
+
+logger = logging.getLogger("mwray")
+T = TypeVar("T")
+
+SCHEMES = ("s3", "gs", "gcs")
+OPTIONS = {"region", "endpoint_override", "scheme", "allow_bucket_creation", "anonymous"}
+"""What an address may say after "?"; access keys are not among them."""
+SCRATCH = "MWRAY_SCRATCH"
+"""Environment variable: where the local copies are; default ~/.cache/mwray/remote."""
+
+
+def is_remote(folder: str | os.PathLike[str] | None) -> bool:
+    """Whether `folder` is an address (s3://bucket/path) and not a local path."""
+    return folder is not None and "://" in os.fspath(folder)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One object."""
+
+    size: int
+    changed: float
+    """Seconds since 1970 by the storage's clock."""
+
+
+class Remote:
+    """A place in object storage.
+
+    Attributes:
+        address: as given, without a trailing slash; safe to show and to record.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Parse `address`; nothing is asked of the storage yet.
+
+        Raises:
+            ConfigError: another scheme, no bucket, credentials in it, or an option that is not known.
+        """
+        parts = urlsplit(address)
+        options = dict(parse_qsl(parts.query))
+        _check(address, parts.scheme, parts.netloc, options)
+        self._path = PurePosixPath(parts.netloc + parts.path)
+        self._scheme, self._options = parts.scheme, options
+        self.address = f"{parts.scheme}://{self._path}" + (f"?{urlencode(options)}" if options else "")
+        self._opened: Any = None
+
+    def __truediv__(self, name: str) -> Remote:
+        """The place `name` below this one."""
+        query = f"?{urlencode(self._options)}" if self._options else ""
+        return Remote(f"{self._scheme}://{self._path / name}{query}")
+
+    @property
+    def scratch(self) -> Path:
+        """This machine's own copy of it."""
+        root = Path(os.environ.get(SCRATCH) or Path.home() / ".cache" / "mwray" / "remote")
+        return root / f"{self._path.name}-{hashlib.sha256(self.address.encode()).hexdigest()[:12]}"
+
+    @property
+    def filesystem(self) -> Any:
+        """pyarrow's file system; `path` is the place in it."""
+        if self._opened is None:
+            from pyarrow import fs
+
+            try:
+                self._opened, _ = fs.FileSystem.from_uri(self.address)
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"--folder {self.address}: {error}") from None
+        return self._opened
+
+    @property
+    def path(self) -> str:
+        """Bucket and path, as `filesystem` takes them."""
+        return str(self._path)
+
+    def objects(self) -> dict[str, Found]:
+        """Every object below, by its name relative to this place."""
+        from pyarrow import fs
+
+        found = self._patiently(
+            lambda: self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True, allow_not_found=True))
+        )
+        start = len(self.path) + 1
+        return {i.path[start:]: Found(i.size, i.mtime_ns / 1e9) for i in found if i.type == fs.FileType.File}
+
+    def read(self, name: str) -> bytes | None:
+        """The whole object, or None where there is none."""
+
+        def read() -> bytes | None:
+            try:
+                with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+        return self._patiently(read)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put an object, whole."""
+
+        def write() -> None:
+            with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
+                stream.write(data)
+
+        self._patiently(write)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is no matter."""
+
+        def delete() -> None:
+            try:
+                self.filesystem.delete_file(f"{self.path}/{name}")
+            except FileNotFoundError:
+                return
+
+        self._patiently(delete)
+
+    def delete_folder(self, name: str) -> None:
+        """Remove all objects below `name`."""
+        for found in (self / name).objects():
+            self.delete(f"{name}/{found}")
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """As `mwray.storage.patiently`; pyarrow's errors carry no number, so each is taken for one that may pass."""
+        began, pause, limit = time.monotonic(), FIRST_PAUSE, patience()
+        while True:
+            try:
+                return action()
+            except OSError as error:
+                waited = time.monotonic() - began
+                if _final(error) or waited >= limit:
+                    raise StorageError(f"{self.address}: {_short(error)}, after {waited:.0f} s") from None
+                if pause == FIRST_PAUSE:
+                    logger.warning("%s: %s; trying again for up to %.0f s", self.address, _short(error), limit)
+                time.sleep(min(pause, limit - waited))
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class Mirror:
+    """A local folder and a place in object storage that hold the same files. One process pushes at a time."""
+
+    def __init__(self, remote: Remote, local: Path, left_out: Callable[[str], bool] = lambda name: False) -> None:
+        """Nothing is copied yet.
+
+        Args:
+            remote: the place.
+            local: the folder, made if it is not there.
+            left_out: names that neither way concerns, relative to the folder.
+        """
+        self.remote, self.local, self._left_out = remote, local, left_out
+        self._pushed: dict[str, tuple[int, int]] = {}
+        local.mkdir(parents=True, exist_ok=True)
+
+    def pull(self) -> None:
+        """Make the folder what the storage holds: fetch all, remove what is not there.
+
+        This is for the start of a process: another machine may have continued what this one has a copy of.
+
+        Raises:
+            StorageError: the storage could not be read for `patience()` seconds.
+        """
+        there = {name: found for name, found in self.remote.objects().items() if not self._skipped(name)}
+        for name, path in self._files().items():
+            if name not in there:
+                path.unlink()
+        for name in there:
+            path = self._inside(name)
+            data = self.remote.read(name)
+            if data is not None:
+                write_atomically(path, data)
+                self._pushed[name] = _stamp(path)
+
+    def push(self) -> None:
+        """Make the storage what the folder holds, changed files only.
+
+        Raises:
+            StorageError: the storage could not be written for `patience()` seconds.
+        """
+        files = self._files()
+        for name in sorted(files, key=_order):
+            try:
+                stamp, data = _stamp(files[name]), files[name].read_bytes()
+            except FileNotFoundError:  # an old checkpoint, removed a moment ago
+                continue
+            if self._pushed.get(name) != stamp:
+                self.remote.write(name, data)
+                self._pushed[name] = stamp
+        for name in [name for name in self._pushed if not self._inside(name).exists()]:
+            self.remote.delete(name)
+            del self._pushed[name]
+
+    def _files(self) -> Mapping[str, Path]:
+        paths = {str(p.relative_to(self.local).as_posix()): p for p in self.local.rglob("*") if p.is_file()}
+        return {name: path for name, path in paths.items() if not self._skipped(name)}
+
+    def _skipped(self, name: str) -> bool:
+        return name.endswith(PART) or self._left_out(name)
+
+    def _inside(self, name: str) -> Path:
+        """Where an object goes; its name, which somebody else may have chosen, cannot lead out of the folder."""
+        path = self.local / name
+        if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+            raise ConfigError(f"{self.remote.address}: holds an object named {name!r}, which leads out of its folder")
+        return path
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Records before checkpoints, which may be no newer than them; the mark that all is done comes last."""
+    last = PurePosixPath(name).name
+    return (3 if last == "done" else 2 if last.startswith("checkpoint-") else 1, name)
+
+
+def _check(address: str, scheme: str, place: str, options: Mapping[str, str]) -> None:
+    if scheme not in SCHEMES:
+        raise ConfigError(f"--folder {scheme}://...: storage is a local path, or an address {', '.join(SCHEMES)}://")
+    if "@" in place or {"access_key", "secret_key", "session_token"} & set(options):
+        raise ConfigError(
+            f"--folder {scheme}://...: an address with credentials would end up in records. Give them by the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role)"
+        )
+    if not place:
+        raise ConfigError(f"--folder {address}: names no bucket")
+    if unknown := set(options) - OPTIONS:
+        raise ConfigError(f"--folder: {', '.join(sorted(unknown))}: not known; there are {', '.join(sorted(OPTIONS))}")
+
+
+def _final(error: OSError) -> bool:
+    """Whether waiting will not help: no such bucket, no permission."""
+    text = str(error)
+    return any(word in text for word in ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT"))
+
+
+def _short(error: OSError) -> str:
+    return str(error).splitlines()[0][:300]
