@@ -8,24 +8,25 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mwray import __version__, cli_reports, cli_studies
+from mwray.cli_train import describe, train_here, train_in_storage
 from mwray.config import ConfigError, fingerprint, leaves, override, parse
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
 from mwray.records import Run
+from mwray.remote import Remote, is_remote
 from mwray.repeat import Repeat, repeat
 from mwray.reports.comparison import MEASURES
 
 if TYPE_CHECKING:
-    from mwray.worker import Worker
+    pass
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 failed on the way, 2 refused before it began, 130 interrupted
     (143 by SIGTERM)."""
     options = _parser().parse_args(arguments)
+    if is_remote(getattr(options, "folder", None)) and options.verb not in (train, tune):
+        print(f"mwray: --folder {options.folder}: train and tune write to object storage; give a path", file=sys.stderr)
+        return 2
     logging.basicConfig(level=logging.WARNING, format="mwray: %(message)s")
     if getattr(options, "data", None):
         os.environ["MWRAY_DATA"] = str(Path(options.data).resolve())
@@ -54,6 +58,8 @@ def train(options: argparse.Namespace) -> int:
     """Train one experiment, here or over several workers, and say what came out."""
     again = _again(options)
     experiment = _experiment(options, again.experiment if again else None)
+    if is_remote(options.folder):
+        return train_in_storage(experiment, Remote(options.folder), options, again)
     name = "repeat" if again else options.recipe or DEFAULT_RECIPE
     folder = Path(options.folder or Path("runs/train") / run_name(name, experiment)).resolve()
     if options.workers > 1:
@@ -63,7 +69,7 @@ def train(options: argparse.Namespace) -> int:
     elif (finished := Run(folder).summary()) is not None:
         print(f"Finished already:\n{describe(finished)}")
     else:
-        _train_here(experiment, folder, options, again)
+        train_here(experiment, folder, options, again)
     if os.environ.get("RANK", "0") == "0":  # one of several processes is enough to say so
         print(f"Records, checkpoint and pictures: {folder}")
     return 0
@@ -72,9 +78,12 @@ def train(options: argparse.Namespace) -> int:
 def tune(options: argparse.Namespace) -> int:
     """Search a space over Ray; show trials as they go, and the leaderboard at the end."""
     if options.status:
+        from mwray.cluster.bucket import read_only
         from mwray.cluster.status import show
 
-        show(Path(options.status))
+        with ExitStack() as stack:
+            folder = stack.enter_context(read_only(options.status)) if is_remote(options.status) else options.status
+            show(Path(folder))
         return 0
     from mwray.space import load
 
@@ -84,10 +93,10 @@ def tune(options: argparse.Namespace) -> int:
     # A space that was changed on the command line is another search: it gets a folder of its own.
     changed = f"-{fingerprint(space.base)}" if options.set else ""
     changed += f"-seeds{space.seeds}" if options.seeds else ""
-    folder = Path(options.folder or Path("runs/search") / f"{space.name}{changed}").resolve()
+    folder = options.folder or f"runs/search/{space.name}{changed}"
     result = search(
         space,
-        folder,
+        Remote(folder) if is_remote(folder) else Path(folder).resolve(),
         trials=options.trials,
         address=options.address,
         concurrency=options.concurrency,
@@ -143,18 +152,6 @@ def run_name(name: str, experiment: Experiment) -> str:
     return f"{name}-{experiment.method.name}-seed{experiment.seed}-{fingerprint(experiment)}"
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """A training's accuracies, each named."""
-    named = (
-        ("test.last", "test accuracy, last epoch"),
-        ("test.last5", "test accuracy, mean of the last five epochs"),
-        ("test.at_best_validation", "test accuracy, at the best validation epoch"),
-        ("test.best", "test accuracy, best epoch on the test set (an oracle: do not select by it)"),
-        ("validation.last", "validation accuracy, last epoch"),
-    )
-    return "\n".join(f"{100 * summary[key]:7.2f} %  {text}" for key, text in named if key in summary)
-
-
 def _again(options: argparse.Namespace) -> Repeat | None:
     """What `--from` names, if it is given."""
     if options.source is None:
@@ -164,43 +161,6 @@ def _again(options: argparse.Namespace) -> Repeat | None:
             f"a recipe ({options.recipe}) and --from {options.source} are both given; keep one of the two"
         )
     return repeat(Path(options.source))
-
-
-def _train_here(experiment: Experiment, folder: Path, options: argparse.Namespace, again: Repeat | None) -> None:
-    import torch
-
-    from mwray.process_group import ProcessGroupWorker
-    from mwray.train.loop import Left
-    from mwray.train.loop import train as train_loop
-    from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
-    from mwray.train.sinks.arrays import ArraysSink
-    from mwray.worker import LocalWorker
-
-    worker: Worker = LocalWorker(options.device)
-    sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink(), ArraysSink()]
-    asked: list[str] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append("SIGTERM"))
-    with ExitStack() as stack:
-        if ProcessGroupWorker.launched():  # by torchrun or the like: only rank 0 writes and speaks
-            worker = group = ProcessGroupWorker(options.device)
-            stack.callback(group.close)
-        if again is not None:
-            if again.threads and worker.device.type == "cpu":
-                torch.set_num_threads(again.threads)
-            if why := again.differs(worker.size, worker.device.type):
-                print(f"Note: {why}")
-        try:
-            train_loop(
-                experiment,
-                folder,
-                worker=worker,
-                sinks=sinks,
-                checkpoint_every=options.checkpoint_every,
-                leave=lambda: asked[0] if asked else None,
-            )
-        except Left as why:
-            print(f"\nmwray: {why}; the same command goes on from there.", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _experiment(options: argparse.Namespace, experiment: Experiment | None = None) -> Experiment:
@@ -254,7 +214,10 @@ def _parser() -> argparse.ArgumentParser:
 
     for verb in (one, many, beside):
         verb.add_argument("--address", help="a running Ray cluster: auto, or host:port (default: this machine)")
-        verb.add_argument("--folder", help="where records, checkpoints and pictures go (default: under runs/)")
+        verb.add_argument(
+            "--folder",
+            help="where all goes: a path (default: under runs/), s3://..., gs://...",
+        )
 
     listing = verbs.add_parser("recipes", help="list the recipes, or the fields of one")
     listing.add_argument("recipe", nargs="?")

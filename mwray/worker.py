@@ -6,7 +6,7 @@ Ray Tune behind the same members.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -37,7 +37,9 @@ class Worker(Protocol):
 class LocalWorker:
     """A single process with nobody to report to."""
 
-    def __init__(self, device: torch.device | str | None = None) -> None:
+    def __init__(self, device: torch.device | str | None = None, saved: Callable[[], None] = lambda: None) -> None:
+        """Compute on `device`; `saved` is called when an epoch's record and checkpoint are written."""
+        self._saved = saved
         self.rank = 0
         self.size = 1
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -47,7 +49,8 @@ class LocalWorker:
         return list(tensors)
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
-        """Do nothing."""
+        """Pass on that an epoch is saved."""
+        self._saved()
 
     def resume(self) -> Path | None:
         """Return None: the run's own folder is the only place to resume from."""

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -203,6 +204,15 @@ def _not_the_drivers(name: str) -> bool:
     if path.parts[0] in ("trials", "base"):
         return path.name not in SMALL
     return path.parts[0] == "ray" or path.name in ("lock", CLAIM) or path.name.startswith(".now-")
+
+
+@contextmanager
+def read_only(address: str) -> Iterator[Path]:
+    """What is small of a search in object storage, in a folder for the length of a `with`; nothing is written there."""
+    with tempfile.TemporaryDirectory() as folder:
+        mirror = Mirror(Remote(address), Path(folder) / "search", left_out=_not_the_drivers)
+        mirror.pull()
+        yield mirror.local
 
 
 def ray_storage(place: str) -> dict[str, Any]:

@@ -90,8 +90,8 @@ class Session:
         self._live[trial_id] = row
         self.display.changed(row)
         self.store.push()
-        where = {"remote": self.store.address(row.folder)}
-        return Job.of(row.experiment, row.folder, self.study.space.metric, **self._resources, **where).config()
+        extra = {**self._resources, "remote": self.store.address(row.folder)}
+        return Job.of(row.experiment, row.folder, self.study.space.metric, **extra).config()
 
     def watch(self, trials: Sequence[Any]) -> None:
         """Keep Ray's own list of trials, to notice those that it drops without a word."""
@@ -232,11 +232,8 @@ class Session:
 
     def _give_up_if_all_fail(self) -> None:
         reasons = {_kind(row.reason or "") for row in self._ended if row.state == "failed"}
-        if (
-            len(self._ended) >= SAME_FAILURES
-            and all(row.state == "failed" for row in self._ended)
-            and len(reasons) == 1
-        ):
+        failed = all(row.state == "failed" for row in self._ended)
+        if failed and len(self._ended) >= SAME_FAILURES and len(reasons) == 1:
             self.stopped = f"the first {len(self._ended)} trials all failed: {self._ended[0].reason}"
             self.display.note(f"giving up: {self.stopped}")
 

@@ -1,0 +1,200 @@
+"""Folders in object storage, against a server that speaks S3: mirrors, claims, a search that outlives its machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from mwray.cli import main
+from mwray.cluster.bucket import CLAIM, Claim, Keeper, at_hand, read_only
+from mwray.cluster.search import search
+from mwray.cluster.status import read
+from mwray.cluster.trial import Job
+from mwray.config import ConfigError
+from mwray.lock import LockedError
+from mwray.recipes import recipe
+from mwray.records import Run
+from mwray.remote import Mirror, Remote, is_remote
+from mwray.storage import StorageError
+from tests.cluster.object_storage import ENVIRONMENT, bucket, place  # noqa: F401 - fixtures
+from tests.cluster.test_search import small
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ftp://host/x", "ftp://.*s3"),
+        ("s3:///x", "names no bucket"),
+        ("s3://key:word@bucket/x", "credentials"),
+        ("s3://bucket/x?access_key=a&secret_key=b", "credentials"),
+        ("s3://bucket/x?regoin=eu-west-1", "regoin.*region"),
+    ],
+)
+def test_an_impossible_address_is_refused_without_repeating_a_secret(address, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        Remote(address)
+    assert "word" not in str(refused.value) and "secret_key=b" not in str(refused.value)
+
+
+def test_addresses_are_told_from_paths_and_joined():
+    assert is_remote("s3://b/x") and not is_remote("runs/x") and not is_remote(None)
+    remote = Remote("s3://b/x/?scheme=http")
+    assert (remote / "trials/0").address == "s3://b/x/trials/0?scheme=http"
+    assert remote.path == "b/x" and remote.scratch != (remote / "y").scratch
+
+
+def test_what_is_pushed_is_pulled_elsewhere_and_what_is_removed_goes(place, tmp_path):  # noqa: F811
+    one, two = Mirror(place, tmp_path / "one"), Mirror(place, tmp_path / "two")
+    (tmp_path / "one" / "sub").mkdir()
+    (tmp_path / "one" / "a.txt").write_bytes(b"1")
+    (tmp_path / "one" / "sub" / "b.bin").write_bytes(os.urandom(3_000_000))
+    (tmp_path / "one" / ".a.part").write_bytes(b"half")
+    one.push()
+    (tmp_path / "two" / "stale").write_bytes(b"x")
+    two.pull()
+    assert sorted(p.name for p in (tmp_path / "two").rglob("*") if p.is_file()) == ["a.txt", "b.bin"]
+    assert (tmp_path / "two/sub/b.bin").read_bytes() == (tmp_path / "one/sub/b.bin").read_bytes()
+    (tmp_path / "one" / "a.txt").unlink()
+    one.push()
+    assert set(place.objects()) == {"sub/b.bin"}
+
+
+def test_only_what_changed_is_sent_and_records_go_before_checkpoints_and_the_end_mark(place, tmp_path, monkeypatch):  # noqa: F811
+    mirror, sent = Mirror(place, tmp_path), []
+    write = Remote.write
+    monkeypatch.setattr(Remote, "write", lambda self, name, data: (sent.append(name), write(self, name, data)))
+    for name in ("done", "checkpoint-000001.pt", "records.jsonl", "weights.png"):
+        (tmp_path / name).write_text(name)
+    mirror.push()
+    assert sent == ["records.jsonl", "weights.png", "checkpoint-000001.pt", "done"]
+    sent.clear()
+    (tmp_path / "records.jsonl").write_text("more")
+    mirror.push()
+    assert sent == ["records.jsonl"]
+
+
+def test_an_object_whose_name_leads_out_of_the_folder_is_refused(place, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Remote, "objects", lambda self: {"../../etc/cron.d/x": None})
+    with pytest.raises(ConfigError, match="leads out"):
+        Mirror(place, tmp_path / "m").pull()
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_a_storage_that_does_not_answer_is_waited_for_and_then_named(place, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("MWRAY_STORAGE_PATIENCE", "0.6")
+    calls = []
+
+    class Away:
+        def open_output_stream(self, path):
+            calls.append(path)
+            raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7")
+
+    place._opened = Away()
+    with pytest.raises(StorageError, match=r"s3://tests/.*NETWORK_CONNECTION"):
+        place.write("x", b"1")
+    assert len(calls) > 1
+
+
+def test_a_missing_bucket_is_told_at_once(bucket):  # noqa: F811
+    with pytest.raises(StorageError, match="no-such-bucket"):
+        Remote(
+            bucket.format("x").replace("//tests/", "//no-such-bucket/").replace("&allow_bucket_creation=true", "")
+        ).write("x", b"1")
+
+
+def test_a_second_driver_is_refused_with_the_first_ones_host_and_process(place):  # noqa: F811
+    first = Claim(place)
+    first.take()
+    with pytest.raises(LockedError, match=rf"process {os.getpid()} on {socket.gethostname()}"):
+        Claim(place).take()
+    first.drop()
+    second = Claim(place)
+    second.take()
+    second.drop()
+
+
+def test_a_dead_drivers_claim_is_taken_over(place, monkeypatch):  # noqa: F811
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    holder = {"host": socket.gethostname(), "pid": gone.pid, "since": "2026", "mark": "other"}
+    place.write(CLAIM, json.dumps(holder).encode())
+    Claim(place).take()
+    place.write(CLAIM, json.dumps({**holder, "host": "elsewhere"}).encode())
+    with pytest.raises(LockedError, match="elsewhere"):
+        Claim(place).take()
+    monkeypatch.setattr("mwray.cluster.bucket.OLD", -1.0)  # as if it had not been renewed for long
+    Claim(place).take()
+
+
+def test_a_job_on_a_shared_disk_stays_as_it_is(tmp_path):
+    job = Job.of(recipe("digits"), tmp_path, "validation.accuracy")
+    with at_hand(job) as (same, push):
+        assert same is job
+        push()
+
+
+@pytest.mark.slow
+def test_one_training_in_object_storage_goes_on_on_another_machine(bucket, tmp_path, monkeypatch, capsys):  # noqa: F811
+    remote = Remote(bucket.format("one-run"))
+    command = ["train", "digits", "--set", "method.name=base", "--set", "optimizer.milestones=[]"]
+    command += ["--set", "data.num_train=200", "--folder", remote.address]
+    assert main([*command, "--set", "epochs=2"]) == 0
+    assert {"records.jsonl", "done", "experiment.json"} <= set(remote.objects())
+    shutil.rmtree(remote.scratch)  # another machine has no copy
+    assert main([*command, "--set", "epochs=2"]) == 0
+    assert "Finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", [["compare"], ["tables", "--table", "3"]])
+def test_other_verbs_do_not_make_a_local_folder_of_an_address(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb, "--folder", "s3://bucket/x"]) == 2
+    assert "give a path" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_search_in_object_storage_survives_the_loss_of_its_machine(bucket, workers, monkeypatch, tmp_path):  # noqa: F811
+    """The driver's folder is lost after one trial; another machine goes on, and no finished trial runs again."""
+    remote = Remote(bucket.format(f"search-{workers}"))
+    first = search(small(trials=1), remote, workers_per_trial=workers, display=False)
+    assert first.finished and first.base.state == "finished"
+    before = {name: found.changed for name, found in remote.objects().items() if name.startswith("trials/")}
+    assert any("checkpoint-" in name for name in before) and any("events.out" in name for name in before)
+    monkeypatch.setenv("MWRAY_SCRATCH", str(tmp_path / "another-machine"))
+    second = search(small(trials=2), remote, workers_per_trial=workers, display=False)
+    assert second.finished and len(second.rows) == 2
+    assert second.best.objective == Run(second.best.folder).records()[-1]["validation.accuracy"]
+    after = {name: found.changed for name, found in remote.objects().items()}
+    assert {name: after[name] for name in before} == before
+    assert not any(name.startswith("ray/") or name == CLAIM for name in after)
+    with read_only(remote.address) as folder:
+        assert sum(line.state == "finished" for line in read(folder).lines) == 3
+        assert not any(p.suffix == ".pt" for p in folder.rglob("*"))
+    for name in after:
+        assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"].encode() not in (remote.read(name) or b"")
+
+
+def test_the_driver_keeps_what_is_small_and_pushes_what_it_writes(place):  # noqa: F811
+    keeper = Keeper(place)
+    run = keeper.folder / "trials" / "0000-abc"
+    (place / "trials/0000-abc").write("records.jsonl", b'{"epoch": 1}\n')
+    (place / "trials/0000-abc").write("checkpoint-000001.pt", b"large")
+    with keeper.open():
+        assert [p.name for p in run.iterdir()] == ["records.jsonl"]
+        (keeper.folder / "study.journal").write_text("line\n")
+        keeper.push()
+        assert place.read("study.journal") == b"line\n"
+        (place / "trials/0000-abc").write("done", b"{}")
+        keeper.fetch(run)
+        assert (run / "done").exists()
+        assert keeper.address(run) == (place / "trials/0000-abc").address
+    assert place.read("trials/0000-abc/checkpoint-000001.pt") == b"large"
+    assert CLAIM not in place.objects()
