@@ -6,6 +6,7 @@ and the weight net after every epoch. `method.name=frozen method.file=FILE` trai
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -45,6 +46,13 @@ def save(learned: LearnedWeightNet, path: Path | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, learned.to_text().encode())
     return path
+
+
+def keep(learned: LearnedWeightNet, folder: Path) -> Path:
+    """Write `learned` into `folder` under a name made of its content, unless it is there already. Returns the path."""
+    text = learned.to_text()
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    return path if path.exists() else save(learned, path)
 
 
 def load(path: Path | str) -> LearnedWeightNet:

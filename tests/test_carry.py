@@ -11,7 +11,6 @@ from mwray.models.weight_net import WeightNet
 from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.reports.cells import find
-from mwray.reports.published import TRANSFERRED
 from mwray.studies.carry import carry
 from mwray.studies.plan import plan
 from mwray.studies.run import run
@@ -128,10 +127,12 @@ def test_scaled_losses_are_the_same_function_of_the_scaled_loss():
 
 def test_table_6_takes_the_nets_of_its_sources(tmp_path):
     values = SHORT | {"epochs": 1}
-    found = plan("6", "digits", tmp_path, seeds=1, rows=[TRANSFERRED], columns=["uniform 40"], values=values)
+    found = plan("6", "digits", tmp_path, seeds=1, rows=["transferred"], columns=["uniform 40"], values=values)
     assert run([found], here) == 0
-    (entry,) = find(tmp_path)
-    (source,) = found.trainings
+    final, replayed = find(tmp_path)
+    (source,) = found.trainings  # both rows take the net of one
     learned = from_run(source.folder)
-    assert entry.run.experiment()["method"]["parameters"] == learned.parameters.tolist()
-    assert entry.run.state == "done"
+    assert final.run.experiment()["method"]["parameters"] == learned.parameters.tolist()
+    file = replayed.run.experiment()["method"]["file"]
+    assert load(found.root / "weight-nets" / file).trajectory.equal(learned.trajectory)
+    assert (final.run.state, replayed.run.state) == ("done", "done")

@@ -180,11 +180,26 @@ def test_a_weight_net_waits_for_its_source_and_is_part_of_the_fingerprint(tmp_pa
     assert pending.source.experiment.seed == 1000 and pending.source.cells == ()
     assert run([found], lambda trainings: len(trainings)) == 2  # its source failed, so it could not be begun
     shape, parameters = "1-2-1", [0.5] * 7
-    training = pending.training(shape, parameters)
+    training = pending.training(shape, parameters, "net.json")
     values = leaves(training.experiment)
     assert (values["method.name"], values["method.parameters"], values["data.num_meta"]) == ("frozen", parameters, 0)
-    assert training.folder != pending.training(shape, [0.25] * 7).folder
+    assert training.folder != pending.training(shape, [0.25] * 7, "net.json").folder
     assert training.cells[0].row == TRANSFERRED and values["seed"] == 0
+
+
+def test_a_trajectory_is_known_by_the_name_of_its_file(tmp_path):
+    found = plan("6", "digits", tmp_path, seeds=1, rows=["transferred trajectory"], columns=["flip 40"])
+    (pending,) = found.pending
+    training = pending.training("1-2-1", [0.5] * 7, "abc.json")
+    values = leaves(training.experiment)
+    assert (values["method.use"], values["method.file"], values["method.parameters"]) == (
+        "trajectory",
+        "abc.json",
+        None,
+    )
+    assert training.cells[0].beside == TRANSFERRED
+    elsewhere = plan("6", "digits", tmp_path / "b", seeds=1, rows=["transferred trajectory"], columns=["flip 40"])
+    assert elsewhere.pending[0].training("1-2-1", [0.5] * 7, "abc.json").folder.name == training.folder.name
 
 
 def test_the_released_programs_as_recipes():

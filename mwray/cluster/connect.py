@@ -126,8 +126,9 @@ def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     }
     if patience := environment.get(PATIENCE):
         passed[PATIENCE] = patience
-    if data := environment.get("MWRAY_DATA"):
-        passed["MWRAY_DATA"] = os.pathsep.join(str(Path(part).resolve()) for part in data.split(os.pathsep))
+    for name in ("MWRAY_DATA", "MWRAY_WEIGHT_NETS"):
+        if folders := environment.get(name):
+            passed[name] = os.pathsep.join(str(Path(part).resolve()) for part in folders.split(os.pathsep))
     return passed
 
 

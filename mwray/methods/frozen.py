@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
@@ -110,6 +111,15 @@ def _learned(settings: FrozenSettings) -> LearnedWeightNet:
         except ValueError as error:
             raise ConfigError(f"method.parameters or method.shape: {error}") from error
     try:
-        return LearnedWeightNet.from_text(Path(settings.file).read_text())
+        return LearnedWeightNet.from_text(_find(settings.file).read_text())
     except (WeightNetError, ConfigError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"method.file: {settings.file} cannot be used: {error}") from error
+
+
+def _find(file: str) -> Path:
+    """The file as it is named, or of that name in a folder of $MWRAY_WEIGHT_NETS.
+
+    So an experiment that names a file by its content alone is the same one on every machine.
+    """
+    folders = [part for part in os.environ.get("MWRAY_WEIGHT_NETS", "").split(os.pathsep) if part]
+    return next((path for path in (Path(folder) / file for folder in folders) if path.exists()), Path(file))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from mwray.reports.published import TRANSFERRED
 from mwray.reports.tables import tables
 from mwray.reports.text import to_markdown
 from mwray.studies.plan import SOURCE_SEED, Training, folder_name, plain, prepare, variant, with_values
-from mwray.studies.run import Train
+from mwray.studies.run import NETS, Train
 from mwray.studies.tables import ROWS
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ def carry(
     learned = [(seed, given) for seed in range(seeds)] if given else _learned(sources)
     carried = []
     for seed, net in learned:
-        kept = _keep(net.scaled(_ratio(net, goal)) if scaled else net, root)
-        frozen = _frozen(goal, kept, use)
+        net = net.scaled(_ratio(net, goal)) if scaled else net
+        frozen = _frozen(goal, net, _keep(net, root / NETS), use)
         experiment = with_values(frozen, {k: v for k, v in values.items() if k != "data.num_meta"})
         carried.append(_training(root, replace(experiment, seed=seed), Cell(row=name, seed=seed, **place)))
     failed += _train(train, carried) + seeds - len(carried)
     found = [one for one in tables(find(root)) if one.name == table]
     text = "\n".join(map(to_markdown, found))
-    return Outcome(f"{text}\nThe weight nets are in {root / 'weight-nets'}", failed)
+    return Outcome(f"{text}\nThe weight nets are in {root / NETS}", failed)
 
 
 def _train(train: Train, trainings: Sequence[Training]) -> int:
@@ -142,22 +142,20 @@ def _learned(sources: Sequence[Training]) -> Iterator[tuple[int, LearnedWeightNe
             yield seed, from_run(source.folder)
 
 
-def _keep(learned: LearnedWeightNet, root: Path) -> tuple[Path, LearnedWeightNet]:
-    """The weight net as a file that is named by its content: written once, never changed."""
-    from mwray.transfer import save
+def _keep(net: LearnedWeightNet, folder: Path) -> str:
+    """Write the net down where those that train find it; returns its name, which is made of its content."""
+    from mwray.transfer import keep
 
-    text = learned.to_text()
-    path = root / "weight-nets" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-    return (path if path.exists() else save(learned, path)), learned
+    os.environ["MWRAY_WEIGHT_NETS"] = str(folder)
+    return keep(net, folder).name
 
 
-def _frozen(target: Experiment, learned: tuple[Path, LearnedWeightNet], use: str) -> Experiment:
+def _frozen(target: Experiment, net: LearnedWeightNet, file: str, use: str) -> Experiment:
     """The target with the frozen net and no meta images: theirs are trained on (paper, section 4.4).
 
     The final net is part of the experiment itself; a trajectory is too long for that and stays in its file.
     """
-    path, net = learned
     values: dict[str, Any] = {"method.name": "frozen", "method.use": use, "data.num_meta": 0}
     if use == "trajectory" or net.classes is not None:
-        return override(target, values | {"method.file": str(path)})
+        return override(target, values | {"method.file": file})
     return override(target, values | {"method.shape": net.shape, "method.parameters": net.parameters.tolist()})

@@ -44,9 +44,15 @@ class Pending:
     cell: Cell
     root: Path
 
-    def training(self, shape: str, parameters: Sequence[float]) -> Training:
-        """The training, now that the weight net is there; its parameters are part of the fingerprint."""
-        found = {"method.shape": shape, "method.parameters": list(parameters)}
+    def training(self, shape: str, parameters: Sequence[float], file: str) -> Training:
+        """The training, now that the weight net is there.
+
+        Its parameters are part of the fingerprint; a trajectory is too long for that, so the name of its file is, which
+        is made of its content.
+        """
+        found: dict[str, Any] = {"method.shape": shape, "method.parameters": list(parameters)}
+        if self.row.values.get("method.use") == "trajectory":
+            found = {"method.file": file}
         row = replace(self.row, values={**self.row.values, **found})
         experiment = replace(row.experiment(self.column, self.preset), seed=self.cell.seed)
         return Training(experiment, self.root / folder_name(experiment), (self.cell,))

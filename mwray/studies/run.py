@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mwray.records import Run
 from mwray.studies.estimate import Forecast
 from mwray.studies.plan import Plan, Training, prepare
+
+NETS = "weight-nets"
+"""Folder of the weight nets that were carried, beside the runs."""
 
 Train = Callable[[Sequence[Training]], int]
 """Trains all that are not finished, each in its folder, and returns how many failed."""
@@ -37,14 +41,19 @@ def together(plans: Sequence[Plan]) -> list[Training]:
 
 
 def second_part(plans: Sequence[Plan]) -> list[Training]:
-    """The trainings with a frozen weight net whose source has finished."""
-    from mwray.transfer import from_run  # loads torch
+    """The trainings with a frozen weight net whose source has finished; the nets are kept beside the runs.
+
+    Whoever trains finds them through MWRAY_WEIGHT_NETS, which is set here.
+    """
+    from mwray.transfer import from_run, keep  # loads torch
 
     ready = []
     for pending in [pending for plan in plans for pending in plan.pending]:
         if Run(pending.source.folder).state == "done":
             learned = from_run(pending.source.folder)
-            ready.append(pending.training(learned.shape, learned.parameters.tolist()))
+            file = keep(learned, pending.root / NETS)
+            os.environ["MWRAY_WEIGHT_NETS"] = str(file.parent)
+            ready.append(pending.training(learned.shape, learned.parameters.tolist(), file.name))
     return ready
 
 

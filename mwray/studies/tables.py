@@ -90,6 +90,14 @@ FOCAL1 = {"method.gamma": 1.0}  # gave Cui et al.'s row, which the paper prints
 SIGMOID = {"method.form": "sigmoid", **FOCAL1}
 RELEASED = {"method.weight_net.lr": 1e-5, "method.weight_net.optimizer": "sgd", "method.weight_net.weight_decay": 5e-4}
 
+REPLAYED = Row(
+    f"{TRANSFERRED}, trajectory",
+    "frozen",
+    {"data.num_meta": 0, "method.use": "trajectory"},
+    beside=TRANSFERRED,
+)
+"""The paper does not say whether the final net is frozen or the one of each epoch is replayed: both are run."""
+
 LONG_TAIL = (
     BASE,
     Row("BaseModel, Cui's protocol", "base", schedule=cui, beside="BaseModel"),
@@ -130,7 +138,7 @@ STUDIES: dict[str, Study] = {
     "5": Study("5", tuple(Row(s, "mwnet", {"method.weight_net.shape": s}) for s in TABLE5.rows), SHAPES),
     "6": Study(
         "6",
-        (BASE, MENTORNET, L2RW, MWNET, Row(TRANSFERRED, "frozen", {"data.num_meta": 0})),
+        (BASE, MENTORNET, L2RW, MWNET, Row(TRANSFERRED, "frozen", {"data.num_meta": 0}), REPLAYED),
         (*IMBALANCE, *UNIFORM, *FLIP),
         transfer=True,
     ),

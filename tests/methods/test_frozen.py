@@ -114,6 +114,18 @@ def test_a_net_that_tells_classes_apart_is_kept_and_used_where_the_classes_are_a
         started(FrozenSettings(file=str(transfer.save(fewer, tmp_path / "three.json"))), setup)
 
 
+def test_a_file_is_also_found_by_its_name_alone(tmp_path, monkeypatch):
+    net, setup = learned(), make_setup()
+    path = transfer.keep(net, tmp_path / "nets")
+    assert transfer.keep(net, tmp_path / "nets") == path and len(list(path.parent.iterdir())) == 1
+    monkeypatch.setenv("MWRAY_WEIGHT_NETS", f"{tmp_path}:{path.parent}")
+    method = started(FrozenSettings(file=path.name), setup)
+    assert torch.equal(method.learned.parameters, net.parameters)
+    monkeypatch.delenv("MWRAY_WEIGHT_NETS")
+    with pytest.raises(ConfigError, match=f"method.file: {path.name} cannot be used: .*No such file"):
+        started(FrozenSettings(file=path.name), setup)
+
+
 def test_losses_beyond_those_it_was_learned_on_are_counted(tmp_path):
     setup = make_setup()
     net = replace(learned(), loss_range=(0.0, 2.4))

@@ -129,7 +129,8 @@ class FrozenSettings:
 
     name: Literal["frozen"] = "frozen"
     file: str | None = None
-    """A file that `mwray.transfer.save` wrote. The fingerprint holds its name alone: do not change it in place."""
+    """A file that `mwray.transfer.save` wrote, also looked for in the folders of $MWRAY_WEIGHT_NETS. The fingerprint
+    holds its name alone: do not change it in place."""
     shape: str | None = None
     """In place of a file: the shape of the weight net, "1-100-1", with its `parameters`."""
     parameters: tuple[float, ...] | None = None
