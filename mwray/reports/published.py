@@ -200,8 +200,8 @@ TABLE6 = PublishedTable(
         **_TRANSFERRED.cells,
     },
     note="Rows other than the transferred one are those of Tables 1 to 3 (with what is said there). The paper does not "
-    "say whether the final net or the one of each epoch is used; the final one is the natural reading, and both are run "
-    "here.",
+    "say whether the final net or the one of each epoch is used; the final one is the natural reading, and both "
+    "are run here.",
 )
 
 TABLES: Mapping[str, PublishedTable] = {table.name: table for table in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6)}
