@@ -40,6 +40,18 @@ def wait_for(condition, seconds: float) -> None:
         time.sleep(0.02)
 
 
+def left_over(home: Path) -> list[str]:
+    """Processes that were started for this home."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"HOME={home}".encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+        except OSError:
+            continue  # gone meanwhile, or somebody else's
+    return found
+
+
 @pytest.mark.slow
 def test_a_killed_study_goes_on(tmp_path):
     folder = tmp_path / "runs"
@@ -51,7 +63,7 @@ def test_a_killed_study_goes_on(tmp_path):
         first.kill()
         first.wait()
     done = {name: path.stat().st_mtime_ns for name, path in finished(folder).items()}
-    time.sleep(5)  # Ray's processes end by themselves once their driver is gone
+    wait_for(lambda: not left_over(tmp_path), 60)  # Ray's processes end by themselves once their driver is gone
     done |= {name: path.stat().st_mtime_ns for name, path in finished(folder).items()}
     assert 0 < len(done) < 4, "killed too late to show anything"
 
