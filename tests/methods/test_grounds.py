@@ -32,6 +32,7 @@ GROUNDS: dict[str, dict[str, Any]] = {
         "data.bias.noise": "none",
         "data.bias.rate": 0,
         "data.bias.imbalance": 5,
+        "data.num_train": 300,
         "model.name": "small",
     },
     "long-tail-and-flip-mlp": {
