@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PYTHON_VERSION ?= 3.12
 # CPU threads of one process. Trials set their own; this keeps a single test run from oversubscribing small machines.
 export OMP_NUM_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
 
-.PHONY: help tune train test test-slow test-cluster test-faults check format clean
+.PHONY: help tune train test test-slow test-cluster test-faults gpu gpu-wheels check format clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -27,6 +28,13 @@ test-cluster: $(VENV)/.dev  ## a cluster of three hosts on this machine (root; a
 
 test-faults: $(VENV)/.dev  ## every process of a search killed 20 times (an hour); prints what was lost
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults $(ARGS)
+
+gpu: $(if $(VENV),$(VENV)/.dev)  ## tests and benchmark of a GPU (7 minutes); VENV= PYTHON=python3 takes a Python that has PyTorch
+	PYTHON="$(if $(VENV),$(BIN)/python,$(PYTHON))" sh benchmarks/gpu.sh $(ARGS)
+
+gpu-wheels:      ## what a machine with PyTorch and no network lacks for that, into wheels/ (for its Python: PYTHON_VERSION=3.12)
+	$(PYTHON) -m pip download -q --only-binary=:all: --python-version $(PYTHON_VERSION) \
+	  --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d wheels annotated-types pydantic
 
 check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .

@@ -28,5 +28,6 @@ class Experiment:
     """Meta images per step, over all workers; a smaller meta set is used whole in every step."""
     seed: Annotated[int, Ge(0)] = 0
     """Split, noise, initialisation, order and augmentation each draw from a generator of their own keyed by it."""
-    precision: Literal["fp32", "tf32"] = "fp32"
-    """On a GPU of Ampere's generation or later, tf32 multiplies matrices and convolutions with 10-bit mantissas."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """tf32, on a GPU of Ampere's generation or later, multiplies matrices and convolutions with 10-bit mantissas. bf16,
+    anywhere, computes activations in bfloat16; weights, losses and statistics stay float32."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
@@ -37,10 +37,76 @@ class Optimizer:
         """Learning rate during `epoch` (counted from 0)."""
         return float(self.lr * self.factor ** sum(epoch >= milestone for milestone in self.milestones))
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        """Return a fresh optimiser over `parameters`: weight decay on all of them, as in the paper's code."""
-        from torch.optim import SGD
+    def build(self, parameters: Iterable[nn.Parameter], on_device: bool | None = None) -> torch.optim.SGD:
+        """Return a fresh optimiser over `parameters`: weight decay on all of them, as in the paper's code.
 
-        return SGD(
-            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-        )
+        `on_device` is that of `sgd`.
+        """
+        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
+        return sgd(parameters, on_device, lr=self.lr, **settings)
+
+
+def sgd(parameters: Iterable[nn.Parameter], on_device: bool | None = None, **settings: Any) -> torch.optim.SGD:
+    """torch.optim.SGD with `settings` ("lr" among them).
+
+    With `on_device` (None: on a GPU) its learning rate is a tensor beside the parameters, which its fused kernel reads:
+    `set_rate` changes it without a word to the host, and a captured graph sees the change.
+    """
+    from torch.optim import SGD
+
+    parameters, extra = _on_device(parameters, on_device, settings)
+    return SGD(parameters, **settings | extra)
+
+
+def adam(parameters: Iterable[nn.Parameter], on_device: bool | None = None, **settings: Any) -> torch.optim.Adam:
+    """torch.optim.Adam with `settings` ("lr" among them); `on_device` as for `sgd`, its count of steps included."""
+    from torch.optim import Adam
+
+    parameters, extra = _on_device(parameters, on_device, settings)
+    capturable: dict[str, Any] = {"capturable": True} if extra else {}
+    optimizer = Adam(parameters, **settings | extra | capturable)
+    optimizer._warned_capturable_if_run_uncaptured = True  # the steps before a capture are eager on purpose
+    return optimizer
+
+
+def _on_device(
+    parameters: Iterable[nn.Parameter], on_device: bool | None, settings: Mapping[str, Any]
+) -> tuple[list[nn.Parameter], dict[str, Any]]:
+    import torch
+
+    parameters = list(parameters)
+    device = parameters[0].device
+    if not (device.type == "cuda" if on_device is None else on_device):
+        return parameters, {}
+    return parameters, {"lr": torch.tensor(settings["lr"], dtype=torch.float32, device=device), "fused": True}
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every parameter group: in place where it is a tensor."""
+    import torch
+
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def rate_of(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of the first parameter group, as a number of the host."""
+    return float(optimizer.param_groups[0]["lr"])
+
+
+OWN = ("fused", "foreach", "capturable")
+"""Choices of an implementation: those of the optimiser that is there, not of the one that was saved."""
+
+
+def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load what `optimizer.state_dict()` gave, perhaps on another kind of device: how it computes stays as it is."""
+    own = [{name: group[name] for name in OWN if name in group} for group in optimizer.param_groups]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    saved = [dict(group) | mine for group, mine in zip(state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": saved})
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        loaded = float(group["lr"])
+        group["lr"] = loaded if isinstance(rate, float) else rate.fill_(loaded)

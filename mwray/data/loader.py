@@ -26,16 +26,29 @@ class Batch:
 class Loader:
     """A set of images on the training device, and the batches drawn from it.
 
-    Nothing here waits for the device: one copy of the order per pass, the rest is queued.
+    A batch is made in two halves: the draw, which says which images, crops and mirrors (int64 [4, B], or [1, B] without
+    augmentation), and `take`, which is device work alone and always the same, so that a CUDA graph can hold it. Nothing
+    here waits for the device: one copy of the order per pass, the rest is queued.
     """
 
-    def __init__(self, subset: Subset, splits: Splits, device: torch.device, augment: bool) -> None:
-        """Copy `subset` to `device`; `augment` is heeded where the data set allows it (`Splits.augmentable`)."""
+    def __init__(
+        self,
+        subset: Subset,
+        splits: Splits,
+        device: torch.device,
+        augment: bool,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        """Copy `subset` to `device`; `augment` is heeded where the data set allows it (`Splits.augmentable`).
+
+        `layout` is how the images of a batch lie in memory; their values are the same.
+        """
         self.images = subset.images.to(device)  # uint8 [N, C, H, W]
         self.observed = subset.observed.to(device)  # int64 [N]
         self.true = subset.true.to(device)  # int64 [N]
         self.device = torch.device(device)
         self.augment = augment and splits.augmentable
+        self._layout = layout
         # (p / 255 - mean) / std as one product and one sum.
         std = torch.tensor(splits.std, dtype=torch.float64)[:, None, None]
         mean = torch.tensor(splits.mean, dtype=torch.float64)[:, None, None]
@@ -45,6 +58,7 @@ class Loader:
         assert not self.augment or min(height, width) > PADDING, "too small to reflect so many pixels"
         self._rows = _windows(height).to(device)
         self._columns = _windows(width).to(device)
+        self._channels = torch.arange(self.images.shape[1]).to(device)[None, :, None, None]
 
     def __len__(self) -> int:
         return len(self.observed)
@@ -60,7 +74,16 @@ class Loader:
     def epoch(
         self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int = 0, size: int = 1
     ) -> Iterator[Batch]:
-        """One shuffled pass over the set, without the short last batch.
+        """One shuffled pass over the set, without the short last batch: `draws`, taken.
+
+        Arguments and errors as for `draws`.
+        """
+        return map(self.take, self.draws(batch_size, order, augmentation, rank, size))
+
+    def draws(
+        self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int = 0, size: int = 1
+    ) -> Iterator[Tensor]:
+        """What each batch of one shuffled pass is made of, without the short last one.
 
         Of each batch worker `rank` of `size` gets the rank-th part; all workers must pass generators in equal states,
         and together see exactly the images that a single process sees.
@@ -86,9 +109,15 @@ class Loader:
     def cycle(
         self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int = 0, size: int = 1
     ) -> Iterator[Batch]:
-        """The same without end, reshuffled at each pass: for the meta set.
+        """Batches without end, reshuffled at each pass, for the meta set: `cycle_draws`, taken."""
+        return map(self.take, self.cycle_draws(batch_size, order, augmentation, rank, size))
 
-        A set smaller than `batch_size` is used whole in every step. Arguments as for `epoch`.
+    def cycle_draws(
+        self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int = 0, size: int = 1
+    ) -> Iterator[Tensor]:
+        """Draws without end, reshuffled at each pass: for the meta set.
+
+        A set smaller than `batch_size` is used whole in every step. Arguments as for `draws`.
 
         Raises:
             ConfigError: the set is empty, or the batch does not divide by `size`.
@@ -106,46 +135,52 @@ class Loader:
         for index in torch.arange(len(self), device=self.device).split(batch_size):
             yield Batch(x=self.normalise(self.images[index]), y=self.observed[index], index=index)
 
+    def take(self, draw: Tensor) -> Batch:
+        """The batch that `draw` says: gathered, cropped, mirrored and normalised on the device."""
+        index = draw[0]
+        pixels = self._crop(*draw) if self.augment else self.images[index]
+        return Batch(x=self.normalise(pixels), y=self.observed[index], index=index)
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Float32 images with mean 0 and deviation 1 per channel over the data set, from uint8 [B, C, H, W]."""
-        return pixels.float().mul_(self._scale).add_(self._shift)
+        return pixels.to(torch.float32, memory_format=self._layout).mul_(self._scale).add_(self._shift)
 
     def _endless(
         self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int, size: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Tensor]:
         while True:
             yield from self._pass(batch_size, order, augmentation, rank, size)
 
     def _pass(
         self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int, size: int
-    ) -> Iterator[Batch]:
-        shuffled = torch.randperm(len(self), generator=order).to(self.device)
+    ) -> Iterator[Tensor]:
+        shuffled = to_device(torch.randperm(len(self), generator=order), self.device)
         share = slice(rank * batch_size // size, (rank + 1) * batch_size // size)
         for step in range(len(self) // batch_size):
-            index = shuffled[step * batch_size : (step + 1) * batch_size][share]
+            index = shuffled[None, step * batch_size : (step + 1) * batch_size]
             if self.augment:
-                draws = _draw(batch_size, augmentation, self.device)
-                pixels = self._crop(index, *(draw[share] for draw in draws))
-            else:
-                pixels = self.images[index]
-            yield Batch(x=self.normalise(pixels), y=self.observed[index], index=index)
+                index = torch.cat([index, _draw(batch_size, augmentation, self.device)])
+            yield index[:, share]
 
     def _crop(self, index: Tensor, down: Tensor, right: Tensor, mirror: Tensor) -> Tensor:
-        """Images [B, C, H, W] reflect-padded, cropped at `down` and `right` [B] and mirrored where `mirror` [B]."""
+        """Images [B, C, H, W] reflect-padded, cropped at `down` and `right` [B], mirrored where `mirror` [B] is 1."""
         rows = self._rows[down]  # [B, H]
         columns = self._columns[right]  # [B, W]
-        columns = torch.where(mirror[:, None], columns.flip(1), columns)
-        channels = torch.arange(self.images.shape[1], device=self.device)
-        return self.images[
-            index[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
-        ]
+        columns = torch.where(mirror[:, None].bool(), columns.flip(1), columns)
+        images = index[:, None, None, None]
+        return self.images[images, self._channels, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def _draw(count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Offsets 0 .. 8 down and right, and whether to mirror, of each of `count` images, uniformly."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host without waiting: CUDA reads page-locked memory while the host goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _draw(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Offsets 0 .. 8 down and right, and 0 or 1 to mirror, of each of `count` images, uniformly: int64 [3, count]."""
     offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator, device=device)
-    mirror = torch.randint(2, (count,), generator=generator, device=device).bool()
-    return offsets[0], offsets[1], mirror
+    mirror = torch.randint(2, (1, count), generator=generator, device=device)
+    return torch.cat([offsets, mirror])
 
 
 def _windows(length: int) -> Tensor:

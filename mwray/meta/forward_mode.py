@@ -34,6 +34,8 @@ class Replay:
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor | None:
         """Derivative of the forward along `direction` (by parameter name); None if it is zero."""
+        if self._x.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("forward-mode AD sets the random generators back, which a CUDA graph cannot do")
         with self._surroundings(), forward_ad.dual_level():
             state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
             state |= {name: buffer.clone() for name, buffer in self._buffers.items() if name in state}

@@ -28,6 +28,7 @@ from mwray.meta.recompute import Recompute
 from mwray.meta.tangent import Recording, record
 from mwray.meta.weights import Multipliers, WeightMap, Weights, weigh, weigh_through
 from mwray.models.weight_net import WeightNet
+from mwray.optim import restore
 from mwray.worker import LocalWorker, Worker
 
 
@@ -171,9 +172,9 @@ class MetaWeightNet:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.weight_net.load_state_dict(state["weight_net"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        restore(self.weight_optimizer, state["weight_optimizer"])
         self.steps = state["steps"]
-        self.meta_loss = state["meta_loss"].to(self.meta_loss.device)
+        self.meta_loss.copy_(state["meta_loss"])
 
     def _learn(self, batch: Pair, meta: Pair) -> MetaStep:
         """Algorithm 1, lines 5 to 7."""
@@ -202,7 +203,8 @@ class MetaWeightNet:
         ahead, still = self._virtual_step(gradients)
         at = dict(zip(self.aligned_names, ahead.parameters, strict=True))
         with recording.set_aside():
-            self.meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker, still)
+            meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker, still)
+        self.meta_loss.copy_(meta_loss)
         direction = dict(zip(self.aligned_names, ahead.pull_back(slopes), strict=True))
         inner_products = gradient.inner_products(recording, losses, direction)
         theta = list(self.weight_net.parameters())
@@ -253,7 +255,7 @@ class MetaWeightNet:
 
     def _finish(self, outputs: Tensor, losses: Tensor, weights: Multipliers, alignment: Tensor | None) -> MetaStep:
         return MetaStep(
-            outputs.detach(), losses.detach(), weights.values.detach(), weights.eta, self.meta_loss, alignment
+            outputs.detach(), losses.detach(), weights.values.detach(), weights.eta, self.meta_loss.clone(), alignment
         )
 
     def _gradient(

@@ -107,6 +107,6 @@ def weigh_through(
 
 def _divisor(values: Tensor, kind: WeightMap, tau: float, worker: Worker) -> Tensor:
     if kind == "mean":
-        return values.new_tensor(len(values))
+        return values.new_full((), len(values))
     (total,) = worker.average([values.detach().sum()])
-    return torch.where(total == 0, total.new_tensor(tau), total)
+    return torch.where(total == 0, total.new_full((), tau), total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class Setup:
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     learning_rate: Callable[[int], float]
     """Learning rate of the classifier during an epoch (counted from 0)."""
+    on_device: bool | None = None
+    """Whether optimisers of the method's own keep all that changes on the device (`mwray.optim.sgd`)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,23 @@ class Method(ABC):
 
     def epoch_start(self, epoch: int) -> None:  # noqa: B027 - most methods need nothing here
         """Called before the first step of `epoch` (counted from 0): schedules, changes of phase."""
+
+    def capture_key(self) -> Hashable | None:
+        """Which computation the next `update` is; None, the default: one that must be run from Python.
+
+        Updates of equal keys promise to queue the same work in the same memory, whatever the batch holds, so that a
+        captured CUDA graph of one of them serves for all: state is changed in place (`self.t.copy_(x)`, not `self.t =
+        x`), nothing is read from the device or made from numbers of the host (`torch.tensor`), and numbers of the host
+        that enter the computation are part of the key. Optimisers come from `mwray.optim`, rates by its `set_rate`.
+        """
+        return None
+
+    def replayed(self) -> None:  # noqa: B027
+        """Called after an update that a graph took: what `update` would have counted on the host."""
+
+    def moving(self) -> Any:
+        """The part of `state` that `update` reads or writes, in place: graphs of memory that was left are dropped."""
+        return self.state()
 
     def epoch_end(self, epoch: int) -> None:  # noqa: B027
         """Called after the last step of `epoch`, before it is evaluated and saved."""

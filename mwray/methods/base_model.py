@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, final
 
 from torch import Tensor
@@ -30,6 +31,10 @@ class BaseModel(Method):
         losses = cross_entropy(logits, batch.y)
         self.classifier.descend(losses.mean())
         return Step(logits.detach(), losses.detach())
+
+    def capture_key(self) -> Hashable:
+        """Always the same step."""
+        return "step"
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""

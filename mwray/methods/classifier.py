@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mwray import optim
 from mwray.methods.base import Setup
 
 
@@ -25,8 +26,7 @@ class Classifier:
 
     def start_epoch(self, epoch: int) -> None:
         """Set the learning rate of `epoch` (counted from 0)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(epoch)
+        optim.set_rate(self.optimizer, self._learning_rate(epoch))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] in training mode, with a graph."""
@@ -62,4 +62,4 @@ class Classifier:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optim.restore(self.optimizer, state["optimizer"])

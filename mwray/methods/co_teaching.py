@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from mwray import optim
 from mwray.data.loader import Batch
 from mwray.meta.gradient import cross_entropy
 from mwray.methods.base import Method, Setup, Step
@@ -67,6 +68,10 @@ class CoTeaching(Method):
         agreement = (picked[:, 0] & picked[:, 1]).sum() / picked[:, 0].sum().clamp_min(1)
         return Step(logits[0].detach(), losses[:, 0].detach(), taught[:, 0].float(), {"method.same_picks": agreement})
 
+    def capture_key(self) -> Hashable:
+        """How many samples are kept, and Adam's betas, are numbers of the host."""
+        return self.forgotten, self.networks[0].optimizer.param_groups[0].get("betas")
+
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""
         for network in self.networks:
@@ -114,6 +119,6 @@ def _published(setup: Setup) -> Setup:
         return ADAM_RATE * min((setup.epochs - epoch) / (setup.epochs - start), 1.0)
 
     def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=ADAM_RATE)
+        return optim.adam(parameters, setup.on_device, lr=ADAM_RATE)
 
     return replace(setup, make_optimizer=adam, learning_rate=rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Hashable
 from typing import Any, final
 
 import numpy as np
@@ -56,6 +57,7 @@ class D2L(Method):
         self.turning_epoch = 0  # counted from 1, as records count; 0: not yet
         self.before: dict[str, Any] | None = None
         self.alpha = 1.0
+        self.shares = torch.tensor([1.0, 0.0], device=setup.worker.device)  # alpha and 1 - alpha
 
     def epoch_start(self, epoch: int) -> None:
         """Measure the dimension; look for the turning point; set how far labels are trusted."""
@@ -68,16 +70,25 @@ class D2L(Method):
             self.classifier.restore(self.before)
             self.turning_epoch = epoch + 1
         self.before = copy.deepcopy(self.classifier.state()) if self.turning_epoch == 0 else None
-        self.alpha = trust(self.lids, epoch, self.setup.epochs) if self.turning_epoch > 0 else 1.0
+        self.set_trust(trust(self.lids, epoch, self.setup.epochs) if self.turning_epoch > 0 else 1.0)
         self.classifier.start_epoch(epoch)  # last: going back brings the old rate with it
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:
         """Step on the blended labels; the guess is a constant."""
         logits = self.classifier.forward(batch.x)
         losses = cross_entropy(logits, batch.y)
-        blended = losses if self.alpha == 1 else self.alpha * losses + (1 - self.alpha) * hard_guess(logits)
+        blended = losses if self.alpha == 1 else self.shares[0] * losses + self.shares[1] * hard_guess(logits)
         self.classifier.descend(blended.mean())
         return Step(logits.detach(), losses.detach())
+
+    def set_trust(self, alpha: float) -> None:
+        """Let the loss be alpha * label + (1 - alpha) * guess from now on."""
+        self.alpha = alpha
+        self.shares.copy_(torch.tensor([alpha, 1 - alpha]))
+
+    def capture_key(self) -> Hashable:
+        """One step before the turning point, one after it: how far labels are trusted is a tensor."""
+        return self.alpha == 1
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""
@@ -100,6 +111,10 @@ class D2L(Method):
             "lids": list(self.lids),
             "turning_epoch": self.turning_epoch,
         }
+
+    def moving(self) -> Any:
+        """The network: what is kept of an epoch ago takes no part."""
+        return self.classifier.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""

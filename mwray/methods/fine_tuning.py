@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, final
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from mwray.methods.classifier import Classifier
 from mwray.methods.phases import Phases
 from mwray.methods.settings import FineTuningSettings
 from mwray.methods.steps import clean_step, plain_step
+from mwray.optim import rate_of, set_rate
 
 DEFAULT_SHARE = 0.9
 """Of the run that BaseModel gets: L2RW's code fine-tunes for 5,000 steps after 60,000."""
@@ -41,13 +43,16 @@ class FineTuning(Method):
         self.tuning = self.phases.second(epoch)
         self.classifier.start_epoch(self.phases.schedule_epoch(epoch))
         if self.tuning:
-            for group in self.classifier.optimizer.param_groups:
-                group["lr"] = self.lr
+            set_rate(self.classifier.optimizer, self.lr)
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:
         """BaseModel's step, or one on the meta batch."""
         assert meta is not None
         return clean_step(self.classifier, batch, meta) if self.tuning else plain_step(self.classifier, batch)
+
+    def capture_key(self) -> Hashable:
+        """One step for each phase."""
+        return self.tuning
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""
@@ -59,7 +64,7 @@ class FineTuning(Method):
 
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Phase (1 or 2) and the learning rate that it really had."""
-        return {"phase": 1.0 + self.tuning, "lr": self.classifier.optimizer.param_groups[0]["lr"]}, {}
+        return {"phase": 1.0 + self.tuning, "lr": rate_of(self.classifier.optimizer)}, {}
 
     def state(self) -> dict[str, Any]:
         """Network and optimiser."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any, final
 
 import torch
@@ -17,6 +18,7 @@ from mwray.methods.images import training_batches
 from mwray.methods.phases import Phases
 from mwray.methods.settings import ForwardSettings
 from mwray.methods.steps import plain_step
+from mwray.optim import rate_of
 
 DEFAULT_SHARE = 0.5
 
@@ -63,6 +65,10 @@ class Forward(Method):
         self.classifier.descend(losses.mean())
         return Step(logits.detach(), losses.detach())
 
+    def capture_key(self) -> Hashable:
+        """One step for each phase."""
+        return self.transition is None
+
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""
         self.classifier.agree()
@@ -73,7 +79,7 @@ class Forward(Method):
 
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Phase (1 or 2), the learning rate that it had, and the transition beside the true one."""
-        rate = self.classifier.optimizer.param_groups[0]["lr"]
+        rate = rate_of(self.classifier.optimizer)
         if self.transition is None:
             return {"phase": 1.0, "lr": rate}, {}
         numbers, arrays = transition_findings(self.transition, self.setup.splits)

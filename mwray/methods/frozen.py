@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, final
 
@@ -47,7 +47,7 @@ class Frozen(Method):
     def epoch_start(self, epoch: int) -> None:
         """Set the learning rate; with use="trajectory", take the weight net of as far through the source's run."""
         self.classifier.start_epoch(epoch)
-        self.weight_net = self._weight_net(epoch)
+        self.weight_net.load_state_dict(self._weight_net(epoch).state_dict())
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:
         """The actual step of Algorithm 1 alone."""
@@ -62,6 +62,10 @@ class Frozen(Method):
             above = losses.detach() > self.learned.loss_range[1]
             scalars["method.share_above_range"] = above.float().mean()
         return Step(logits.detach(), losses.detach(), weights.values, scalars)
+
+    def capture_key(self) -> Hashable:
+        """Always the same step: the weight net of an epoch takes the place of the last one."""
+        return "step"
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""

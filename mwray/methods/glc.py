@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, final
 
 import torch
@@ -17,6 +18,7 @@ from mwray.methods.forward_loss import corrected_losses, transition_findings
 from mwray.methods.phases import Phases
 from mwray.methods.settings import GLCSettings
 from mwray.methods.steps import both_forward, plain_step, union_mean
+from mwray.optim import rate_of
 
 DEFAULT_SHARE = 0.5
 
@@ -63,6 +65,10 @@ class GLC(Method):
         self.classifier.descend(union_mean(self.setup, losses, gold_losses))
         return Step(silver.detach(), losses.detach(), None, {"meta_loss": gold_losses.detach().mean()})
 
+    def capture_key(self) -> Hashable:
+        """One step for each phase."""
+        return self.corruption is None
+
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""
         self.classifier.agree()
@@ -73,7 +79,7 @@ class GLC(Method):
 
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Phase (1 or 2), the learning rate that it had, and in the second the corruption beside the true one."""
-        rate = self.classifier.optimizer.param_groups[0]["lr"]
+        rate = rate_of(self.classifier.optimizer)
         if self.corruption is None:
             return {"phase": 1.0, "lr": rate}, {}
         numbers, arrays = transition_findings(self.corruption, self.setup.splits)

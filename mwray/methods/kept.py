@@ -15,11 +15,11 @@ class Kept:
     def __init__(self, setup: Setup) -> None:
         train, self._worker = setup.splits.train, setup.worker
         self._clean = (train.observed == train.true).to(setup.worker.device)
-        self.reset()
+        self._counts = torch.zeros(3, device=self._clean.device)  # seen, kept, kept and clean; exact below 2^24
 
     def reset(self) -> None:
         """Start an epoch."""
-        self._counts = torch.zeros(3, device=self._clean.device)  # seen, kept, kept and clean; exact below 2^24
+        self._counts.zero_()
 
     def add(self, index: Tensor, kept: Tensor) -> None:
         """Take in one step: positions [B] in the training set, and which of them were kept, bool [B]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, final
 
 from torch import Tensor
@@ -59,6 +60,10 @@ class L2RW(Method):
         scalars = {"meta_loss": meta_loss, "weighted_loss": weighted.detach()}
         scalars["method.share_zero"] = (weights.eta == 0).float().mean()
         return Step(recording.outputs.detach(), losses.detach(), weights.eta * len(losses), scalars)
+
+    def capture_key(self) -> Hashable:
+        """Always the same step."""
+        return "step"
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from typing import Any
 
 from torch import Tensor
@@ -36,6 +37,10 @@ class LossMethod(Method):
         objective = self.objective(logits, batch.y)
         self.classifier.descend(objective.mean())
         return self.show(logits.detach(), batch.y, objective.detach())
+
+    def capture_key(self) -> Hashable:
+        """Always the same step."""
+        return "step"
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""

@@ -39,7 +39,7 @@ def sigmoid_focal(logits: Tensor, y: Tensor, gamma: float) -> Tensor:
     With gamma 0 it is the sigmoid cross-entropy of their Eq. 12. No alpha: theirs is the class weight.
     """
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    target = F.one_hot(y, logits.shape[1]).to(wide.dtype)
+    target = torch.zeros_like(wide).scatter_(1, y[:, None], 1.0)  # F.one_hot looks at its argument, on some devices
     losses = F.binary_cross_entropy_with_logits(wide, target, reduction="none")
     return (focal_weight(losses, gamma) * losses).sum(1)
 

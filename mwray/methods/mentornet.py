@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, final
 
 import torch
@@ -19,6 +19,7 @@ from mwray.methods.phases import Phases
 from mwray.methods.settings import MentorNetSettings
 from mwray.methods.steps import both_forward, union_mean
 from mwray.methods.wrong_labels import wrong_labels
+from mwray.optim import rate_of
 from mwray.seeding import rng
 
 DEFAULT_SHARE = 0.5
@@ -60,6 +61,7 @@ class MentorNet(Method):
             self._prepare_first_phase()
         self.teaching = not self.driven
         self.progress = 0.0
+        self.dropped = torch.zeros(len(setup.splits.train), dtype=torch.bool, device=device)
 
     def epoch_start(self, epoch: int) -> None:
         """Set the learning rate and the dropout; at the change of phase, teach the mentor and start again."""
@@ -76,11 +78,12 @@ class MentorNet(Method):
             self.needs_meta = not self.teaching
             self.progress = self.phases.progress(epoch)
             self.classifier.start_epoch(self.phases.schedule_epoch(epoch))
-        self.epoch = epoch
+        if not self.teaching:
+            self.watched.zero_()
         draws = torch.rand(len(setup.splits.train), generator=rng(setup.seed, "mentornet dropout", epoch))
         early = self._told_progress() < self.settings.dropout_until
         rate = self.settings.dropout if early else self.settings.late_dropout
-        self.dropped = (draws < rate).to(setup.worker.device)
+        self.dropped.copy_(draws < rate)
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:
         """A step along the weighted losses, or, in the first phase, along those of both sets."""
@@ -95,11 +98,15 @@ class MentorNet(Method):
         weighted = (weights * losses).detach().mean()
         return Step(logits.detach(), losses.detach(), weights, {"weighted_loss": weighted})
 
+    def capture_key(self) -> Hashable:
+        """The mentor's regime: which of its cases applies in this epoch."""
+        return self.teaching, self._regime()
+
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics and on what was seen of the clean images."""
         self.classifier.agree()
         if not self.teaching:
-            self.seen[epoch] = total(self.seen[epoch], self.setup.worker)
+            self.seen[epoch] = total(self.watched, self.setup.worker)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits [B, C]."""
@@ -113,7 +120,7 @@ class MentorNet(Method):
 
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Percentile of the losses; phase, learning rate, and how well the mentor knows the clean images' labels."""
-        rate = self.classifier.optimizer.param_groups[0]["lr"]
+        rate = rate_of(self.classifier.optimizer)
         numbers = {"threshold": float(self.threshold), "lr": rate}
         if self.driven:
             numbers["phase"] = 1.0 + self.teaching
@@ -136,7 +143,7 @@ class MentorNet(Method):
         self.classifier.restore(state["classifier"])
         self.mentor.load_state_dict(state["mentor"])
         self.mentor_accuracy = state["mentor_accuracy"]
-        self.threshold = state["threshold"].to(self.threshold.device)
+        self.threshold.copy_(state["threshold"])
         if state["seen"] is not None:
             self.seen = state["seen"]
 
@@ -154,6 +161,7 @@ class MentorNet(Method):
         self.right = (labels == setup.splits.meta.true).float().to(setup.worker.device)
         # Of each clean image in each epoch: sums of its losses and distances, and how often it was met.
         self.seen = torch.zeros(self.phases.first, len(labels), 3, device=setup.worker.device)
+        self.watched = torch.zeros_like(self.seen[0])  # the same, of the present epoch
 
     def _watched_step(self, batch: Batch, meta: Batch) -> Step:
         logits, clean_logits = both_forward(self.classifier, batch, meta)
@@ -161,7 +169,7 @@ class MentorNet(Method):
         clean_losses = cross_entropy(clean_logits, self.labels[meta.index])
         self._distances(losses.detach())
         seen = clean_losses.detach()
-        self.seen[self.epoch, meta.index] += torch.stack([seen, seen - self.threshold, torch.ones_like(seen)], 1)
+        self.watched[meta.index] += torch.stack([seen, seen - self.threshold, torch.ones_like(seen)], 1)
         self.classifier.descend(union_mean(self.setup, losses, clean_losses))
         return Step(logits.detach(), losses.detach(), None, {"meta_loss": seen.mean()})
 
@@ -170,12 +178,19 @@ class MentorNet(Method):
         fresh = gather(losses, self.setup.worker).quantile(self.percentile)
         decay = self.settings.decay
         # The authors' average starts from 0; from the first batch on ours is one of losses.
-        self.threshold = torch.where(self.threshold.isnan(), fresh, decay * self.threshold + (1 - decay) * fresh)
+        averaged = decay * self.threshold + (1 - decay) * fresh
+        self.threshold.copy_(torch.where(self.threshold.isnan(), fresh, averaged))
         return losses - self.threshold
 
     def _mentor_weights(self, losses: Tensor, distances: Tensor) -> Tensor:
         mentor = self.mentor.weights if self.driven else self.rule
         return mentor(losses, distances, self.progress)
+
+    def _regime(self) -> int:
+        """Progress enters the mentors' weights by these comparisons alone."""
+        return (
+            (self.progress < self.settings.burn_in) + (self.progress <= self.settings.burn_in) + (self.progress < 0.9)
+        )
 
     def _told_progress(self) -> float:
         """Progress as the dropout's schedule sees it: capped with a data-driven mentor, as in the authors' code."""

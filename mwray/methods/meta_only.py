@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, final
 
 from torch import Tensor
@@ -34,6 +35,10 @@ class MetaOnly(Method):
         """Step along the gradient of the mean cross-entropy of the meta batch."""
         assert meta is not None
         return clean_step(self.classifier, batch, meta)
+
+    def capture_key(self) -> Hashable:
+        """Always the same step."""
+        return "step"
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from mwray import optim
 from mwray.config import ConfigError
 from mwray.data.loader import Batch
 from mwray.meta import recompute
@@ -65,11 +66,23 @@ class MWNet(Method):
         weighted = (step.weights * step.losses).sum()
         return Step(step.logits, step.losses, step.values, {"meta_loss": step.meta_loss, "weighted_loss": weighted})
 
+    def capture_key(self) -> Hashable:
+        """The warm-up's step, one that moves the weight net, and one between two of those."""
+        return self.warming, self.meta.learns
+
+    def replayed(self) -> None:
+        """Count the step."""
+        self.meta.steps += not self.warming
+
+    def moving(self) -> Any:
+        """All but the trajectory, which lies on the host."""
+        return [self.classifier.state(), self.meta.state_dict(), self.loss_range]
+
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics and on the range of losses; keep the weight net of this epoch."""
         self.classifier.agree()
         low, high = gather(self.loss_range, self.worker).unflatten(0, (-1, 2)).unbind(1)
-        self.loss_range = torch.stack([low.min(), high.max()])
+        self.loss_range.copy_(torch.stack([low.min(), high.max()]))
         if not self.warming:
             self.trajectory.append(parameters_to_vector(self.meta.weight_net.parameters()).detach().cpu())
 
@@ -107,7 +120,7 @@ class MWNet(Method):
         """Continue from `state`."""
         self.classifier.restore(state["classifier"])
         self.meta.load_state_dict(state["meta"])
-        self.loss_range = state["loss_range"]
+        self.loss_range.copy_(state["loss_range"])
         self.trajectory = [vector.cpu() for vector in state["trajectory"]]
 
     def _plain_step(self, batch: Batch) -> Step:
@@ -118,7 +131,8 @@ class MWNet(Method):
 
     def _widen(self, step: MetaStep) -> None:
         low, high = step.losses.float().aminmax()
-        self.loss_range = torch.stack([torch.minimum(self.loss_range[0], low), torch.maximum(self.loss_range[1], high)])
+        self.loss_range[0].clamp_(max=low)
+        self.loss_range[1].clamp_(min=high)
 
 
 def make_weight_net(settings: WeightNetSettings, setup: Setup) -> WeightNet | ClassWeightNet:
@@ -130,14 +144,17 @@ def make_weight_net(settings: WeightNetSettings, setup: Setup) -> WeightNet | Cl
         return WeightNet(settings.shape).to(setup.worker.device)
 
 
-def optimizer_of(settings: WeightNetSettings) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
+def optimizer_of(
+    settings: WeightNetSettings, on_device: bool | None = None
+) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
     """The builder of the weight net's optimiser."""
 
     def build(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         if settings.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-        return torch.optim.SGD(
+            return optim.adam(parameters, on_device, lr=settings.lr, weight_decay=settings.weight_decay)
+        return optim.sgd(
             parameters,
+            on_device,
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
@@ -152,7 +169,7 @@ def _meta_weight_net(settings: MWNetSettings, setup: Setup, classifier: Classifi
         classifier.network,
         classifier.optimizer,
         make_weight_net(settings.weight_net, setup),
-        weight_optimizer=optimizer_of(settings.weight_net),
+        weight_optimizer=optimizer_of(settings.weight_net, setup.on_device),
         weight_map=settings.meta.weight_map,
         tau=settings.meta.tau,
         look_ahead=settings.meta.look_ahead,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mwray import optim
 from mwray.data.loader import Batch
 from mwray.meta.gradient import cross_entropy
 from mwray.methods import transition
@@ -55,6 +57,8 @@ class SModel(Method):
         self.layer = NoiseLayer(num_classes, self.last.in_features if self.last else 0).to(setup.worker.device)
         self.optimizer = setup.make_optimizer(self.layer.parameters())
         self.adapting = False
+        self.transition_sum = torch.zeros_like(self.layer.bias)
+        self.steps = 0
 
     def epoch_start(self, epoch: int) -> None:
         """At the change of phase, start the layer from the confusion so far; set the learning rates."""
@@ -62,8 +66,9 @@ class SModel(Method):
             self._put_on()
         self.classifier.start_epoch(epoch)  # last: going back brings the old rate with it
         for group in self.optimizer.param_groups:
-            group["lr"], group["weight_decay"] = self.setup.learning_rate(epoch), 0.0
-        self.transition_sum = torch.zeros_like(self.layer.bias)
+            group["weight_decay"] = 0.0
+        optim.set_rate(self.optimizer, self.setup.learning_rate(epoch))
+        self.transition_sum.zero_()
         self.steps = 0
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:
@@ -76,6 +81,14 @@ class SModel(Method):
         self.transition_sum += log_q.detach().exp().mean(0)
         self.steps += 1
         return Step(logits.detach(), losses.detach())
+
+    def capture_key(self) -> Hashable:
+        """One step for each phase."""
+        return self.adapting
+
+    def replayed(self) -> None:
+        """Count the step."""
+        self.steps += self.adapting
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics; in the first phase, look at what is held out."""
@@ -106,6 +119,10 @@ class SModel(Method):
             "layer_optimizer": self.optimizer.state_dict(),
         }
 
+    def moving(self) -> Any:
+        """Network, layer and both optimisers: what the first phase keeps of its best epoch takes no part."""
+        return [self.classifier.state(), self.layer.state_dict(), self.optimizer.state_dict()]
+
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.adapting = state["adapting"]
@@ -113,7 +130,7 @@ class SModel(Method):
             self.held_out.losses, self.held_out.best = list(state["held_out"]["losses"]), state["held_out"]["best"]
         self.classifier.restore(state["classifier"])
         self.layer.load_state_dict(state["layer"])
-        self.optimizer.load_state_dict(state["layer_optimizer"])
+        optim.restore(self.optimizer, state["layer_optimizer"])
 
     def _first_step(self, batch: Batch) -> Step:
         logits = self.classifier.forward(batch.x)
@@ -136,7 +153,7 @@ class SModel(Method):
             return self.classifier.forward(x), self.layer(None)
         with features_of(self.last) as features:
             logits = self.classifier.forward(x)
-        return logits, self.layer(features[0])
+        return logits, self.layer(features[0].float())
 
     def _descend(self, loss: Tensor) -> None:
         """One step of network and layer along the gradient of `loss` [], averaged over workers."""

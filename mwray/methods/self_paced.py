@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any, final
 
 import torch
@@ -53,7 +54,11 @@ class SelfPaced(Method):
         weights = self._weights(losses.detach())
         self.classifier.descend((weights * losses).mean())
         self.kept.add(batch.index, weights > 0)
-        return Step(logits.detach(), losses.detach(), weights, {"method.threshold": self.threshold})
+        return Step(logits.detach(), losses.detach(), weights, {"method.threshold": self.threshold.clone()})
+
+    def capture_key(self) -> Hashable:
+        """The percentile is part of the computation, and changes between epochs at most."""
+        return self.percentile, self.burning_in
 
     def epoch_end(self, epoch: int) -> None:
         """Agree on running statistics."""
@@ -74,12 +79,12 @@ class SelfPaced(Method):
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.classifier.restore(state["classifier"])
-        self.threshold = state["threshold"].to(self.threshold)
+        self.threshold.copy_(state["threshold"])
 
     def _follow(self, losses: Tensor) -> None:
         fresh = gather(losses, self.setup.worker).quantile(self.percentile)
         averaged = self.settings.decay * self.threshold + (1 - self.settings.decay) * fresh
-        self.threshold = torch.where(self.threshold.isnan(), fresh, averaged)
+        self.threshold.copy_(torch.where(self.threshold.isnan(), fresh, averaged))
 
     def _weights(self, losses: Tensor) -> Tensor:
         """v [B] of losses [B]."""

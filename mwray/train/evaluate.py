@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mwray.data.loader import Batch
+from mwray.methods.base import Method
 
 
 class InOrder(Protocol):
@@ -98,6 +99,17 @@ def weight_auc(weights: NDArray[np.floating[Any]], clean: NDArray[np.bool_]) -> 
     if wrong.all() or not wrong.any():
         return None
     return float(roc_auc_score(wrong, -weights[visited]))
+
+
+def draw_curve(method: Method, device: torch.device, arrays: dict[str, np.ndarray]) -> None:
+    """Add to `arrays` the weight function of the method, where it has one, over the losses that they hold."""
+    curve = method.curve()
+    if curve is None:
+        return
+    top = float(np.nanmax(arrays["sample.loss"]))
+    losses = torch.linspace(0, 1, 200) ** 2 * top  # denser where losses are: near zero
+    arrays["curve.loss"] = losses.numpy()
+    arrays["curve.weight"] = curve(losses.to(device)).float().cpu().numpy()
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,23 @@ import numpy as np
 import torch
 
 from mwray.config import fingerprint, read, to_dict
-from mwray.data.loader import Batch, Loader
+from mwray.data.loader import Loader
 from mwray.data.splits import Splits, split
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.lock import NAME, locked
 from mwray.methods import registry
-from mwray.methods.base import Method, Setup
+from mwray.methods.base import Method, Setup, Step
+from mwray.models.half import Bfloat16
 from mwray.models.registry import build as build_model
 from mwray.models.sync_batch_norm import synchronized
 from mwray.records import Run, environment
-from mwray.seeding import key, rng
+from mwray.seeding import key
 from mwray.storage import patiently
 from mwray.train import checkpoint
-from mwray.train.evaluate import evaluate, summarise
+from mwray.train.execution import Execution, precision, random_state_of_caller
+from mwray.train.graphs import Graphs
+from mwray.train.iteration import Draws, Iteration, Pair, draws_of, graphs_for
 from mwray.train.memory import keep_freed_memory
 from mwray.train.sinks import RunInfo, Sink
 from mwray.train.tracker import Tracker
@@ -86,12 +90,11 @@ def train(
     """
     worker = worker or LocalWorker()
     experiment = read(Experiment, to_dict(experiment))
-    if (finished := _finished(folder, experiment)) is not None:
+    if (finished := summary_of(folder, experiment)) is not None:
         return finished
-    alone = _alone(folder) if worker.rank == 0 else nullcontext()
     keep_freed_memory()
-    with alone, _random_state_of_caller(worker.device), _precision(experiment.precision):
-        if (finished := _finished(folder, experiment)) is not None:  # by the process that was waited for
+    with alone, random_state_of_caller(worker.device), precision(experiment.precision):
+        if (finished := summary_of(folder, experiment)) is not None:  # by the process that was waited for
             return finished
         session = Session(experiment, folder, worker, sinks if worker.rank == 0 else (), leave)
         try:
@@ -101,7 +104,7 @@ def train(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[None]:
     """Hold the run's folder; one that was made for nothing, since the experiment was refused, is removed again."""
     there = folder.exists()
     try:
@@ -114,28 +117,10 @@ def _alone(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _finished(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
+def summary_of(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
     """The summary that `experiment` came to in `folder`, or None."""
     summary = Run(folder).summary()
     return summary if summary is not None and Run(folder).experiment() == to_dict(experiment) else None
-
-
-@contextmanager
-def _precision(name: str) -> Iterator[None]:
-    """Multiply in `name` while training, and leave the caller's choice as it was."""
-    convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    matmul: Any = torch.backends.cuda.matmul
-    before = convolution.fp32_precision, matmul.fp32_precision
-    convolution.fp32_precision = matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
-    try:
-        yield
-    finally:
-        convolution.fp32_precision, matmul.fp32_precision = before
-
-
-def _random_state_of_caller(device: torch.device) -> AbstractContextManager[None]:
-    """Keep the caller's global generators as they are: dropout and initial weights draw from them here."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 class Session:
@@ -148,9 +133,13 @@ class Session:
         worker: Worker,
         sinks: Sequence[Sink],
         leave: Callable[[], str | None] = stay,
+        graphs: Graphs | None = None,
     ) -> None:
+        """Build; `graphs` are those to replay the iterations from (default: as `MWRAY_EXECUTION` says)."""
         self.experiment, self.worker, self.sinks, self.leave = experiment, worker, list(sinks), leave
         self.record = Run(folder)
+        self.execution = Execution.from_environment()
+        self.layout = self.execution.layout(worker.device)
         self.splits = split(experiment.data, experiment.seed)
         self.train = self._loader(self.splits, "train")
         self.meta = self._loader(self.splits, "meta")
@@ -158,15 +147,40 @@ class Session:
         self.test = self._loader(self.splits, "test")
         self.dropped = self.train.dropped(experiment.batch_size)
         self.steps = (len(self.splits.train) - self.dropped) // experiment.batch_size
-        self.method: Method = registry.build(experiment.method, self._setup())
+        on_device = worker.device.type == "cuda" or graphs is not None
+        self.method: Method = registry.build(experiment.method, self._setup(on_device))
         self.tracker = Tracker(self.splits.train, worker)
+        graphs = graphs or graphs_for(self.execution, worker)
+        self.iteration = Iteration(self.train, self.meta, self.method, self.tracker, graphs)
 
     def run(self, checkpoint_every: int) -> dict[str, Any]:
         """Train the epochs that are missing; returns the summary."""
+        work = self.iterations(checkpoint_every)
+        try:
+            while True:
+                self.iteration(next(work))
+        except StopIteration as end:
+            return dict(end.value)
+
+    def work(self, checkpoint_every: int) -> Generator[Pair, Step, dict[str, Any]]:
+        """The same without the optimisation steps: it yields the batches of each, and is sent what the step showed.
+
+        Who takes them is the caller's business: `mwray.train.pack` by one computation for many sessions.
+        """
+        work = self.iterations(checkpoint_every)
+        try:
+            while True:
+                batch, meta = self.iteration.take(next(work))
+                self.tracker.add(batch, (yield batch, meta))
+        except StopIteration as end:
+            return dict(end.value)
+
+    def iterations(self, checkpoint_every: int) -> Generator[Draws, None, dict[str, Any]]:
+        """The same without the iterations: it yields what each is drawn from, and the caller makes it."""
         first = self.saved = self._resume()
         records = self._begin(first)
         for epoch in range(first, self.experiment.epochs):
-            values, arrays = self._epoch(epoch)
+            values, arrays = yield from self._epoch(epoch)
             why = self.leave()
             records.append(values)
             if self.worker.rank == 0:
@@ -188,9 +202,9 @@ class Session:
 
     def _loader(self, splits: Splits, name: str) -> Loader:
         augment = self.experiment.data.augment and name in ("train", "meta")
-        return Loader(getattr(splits, name), splits, self.worker.device, augment)
+        return Loader(getattr(splits, name), splits, self.worker.device, augment, self.layout)
 
-    def _setup(self) -> Setup:
+    def _setup(self, on_device: bool) -> Setup:
         experiment = self.experiment
         return Setup(
             splits=self.splits,
@@ -199,15 +213,19 @@ class Session:
             steps_per_epoch=self.steps,
             seed=experiment.seed,
             make_model=self._make_model,
-            make_optimizer=experiment.optimizer.build,
+            make_optimizer=partial(experiment.optimizer.build, on_device=on_device),
             learning_rate=experiment.optimizer.learning_rate,
+            on_device=on_device,
         )
 
     def _make_model(self, name: str) -> torch.nn.Module:
         """Initial weights depend on seed and name alone: they are drawn on the CPU, then moved."""
         torch.manual_seed(key(self.experiment.seed, "network", name))
         model = build_model(self.experiment.model, self.splits.num_classes, self.splits.shape).to(self.worker.device)
-        return synchronized(model, self.worker) if self.experiment.model.batch_norm == "synchronized" else model
+        if self.experiment.model.batch_norm == "synchronized":
+            model = synchronized(model, self.worker)
+        model = Bfloat16(model) if self.experiment.precision == "bf16" else model
+        return model.to(memory_format=self.layout)
 
     def _resume(self) -> int:
         """Restore the newest state that the records reach; returns the number of finished epochs.
@@ -252,6 +270,8 @@ class Session:
             "device_name": torch.cuda.get_device_name(self.worker.device) if self.worker.device.type == "cuda" else "",
             "threads": torch.get_num_threads(),
             "workers": self.worker.size,
+            "graph": self.iteration.graphs is not None,
+            "channels_last": self.layout == torch.channels_last,
             "num_train": len(self.splits.train),
             "num_meta": len(self.splits.meta),
             "num_validation": len(self.splits.validation),
@@ -259,25 +279,23 @@ class Session:
             "dropped_per_epoch": self.dropped,
         }
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Batch, Batch | None]]:
-        """Training batches of `epoch`, each with its meta batch; keyed by epoch, so no generator has to be saved."""
-        experiment, device = self.experiment, self.worker.device
-        share = {"rank": self.worker.rank, "size": self.worker.size}
-        order, crop = rng(experiment.seed, "order", epoch), rng(experiment.seed, "augment", epoch, device=device)
-        batches = self.train.epoch(experiment.batch_size, order, crop, **share)
-        if not self.method.needs_meta:
-            return ((batch, None) for batch in batches)
-        order = rng(experiment.seed, "meta-order", epoch)
-        crop = rng(experiment.seed, "meta-augment", epoch, device=device)
-        return zip(batches, self.meta.cycle(experiment.meta_batch_size, order, crop, **share), strict=False)
+    def _batches(self, epoch: int) -> Iterator[Pair]:
+        """Training batches of `epoch`, each with its meta batch."""
+        return map(self.iteration.take, self._draws(epoch))
 
-    def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _draws(self, epoch: int) -> Iterator[Draws]:
+        """What those batches are made of; keyed by epoch, so no generator has to be saved."""
+        meta = self.meta if self.method.needs_meta else None
+        return draws_of(self.experiment, self.worker, self.train, meta, epoch)
+
+    def _epoch(self, epoch: int) -> Generator[Draws, None, tuple[dict[str, Any], dict[str, np.ndarray]]]:
         started = time.perf_counter()
         torch.manual_seed(key(self.experiment.seed, "dropout", epoch, self.worker.rank))
         self.tracker.reset()
         self.method.epoch_start(epoch)
-        for number, (batch, meta) in enumerate(self._batches(epoch), 1):
-            self.tracker.add(batch, self.method.update(batch, meta))
+        self.iteration.start_epoch()
+        for number, draws in enumerate(self._draws(epoch), 1):
+            yield draws
             if number % CHECK_EVERY == 0 or number == self.steps:
                 self._check_finite(epoch, number)
             for sink in self.sinks:
@@ -312,17 +330,8 @@ class Session:
             values |= {f"{name}.accuracy": result.accuracy, f"{name}.loss": result.loss}
             if name == "test":
                 arrays["confusion"] = result.confusion
-        self._draw_curve(arrays)
+        draw_curve(self.method, self.worker.device, arrays)
         return values
-
-    def _draw_curve(self, arrays: dict[str, np.ndarray]) -> None:
-        curve = self.method.curve()
-        if curve is None:
-            return
-        top = float(np.nanmax(arrays["sample.loss"]))
-        losses = torch.linspace(0, 1, 200) ** 2 * top  # denser where losses are: near zero
-        arrays["curve.loss"] = losses.numpy()
-        arrays["curve.weight"] = curve(losses.to(self.worker.device)).float().cpu().numpy()
 
     def _save(self, epoch: int) -> Path | None:
         self.saved = epoch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,60 +26,74 @@ class Tracker:
         self.observed = train.observed.to(worker.device)
         self.true = train.true.to(worker.device)
         self.clean = (train.observed == train.true).numpy()
+        self.losses = torch.empty(len(train.observed), device=worker.device)
+        self.weights = torch.empty_like(self.losses)
+        self.sums: dict[str, Tensor] = {}  # of all names ever shown: they stay where they are
         self.reset()
 
     def reset(self) -> None:
         """Forget the last epoch."""
-        device, size = self.worker.device, len(self.observed)
-        self.losses = torch.full((size,), torch.nan, device=device)
-        self.weights = torch.full((size,), torch.nan, device=device)
-        self.sums: dict[str, Tensor] = {}
+        for values in (self.losses, self.weights):
+            values.fill_(torch.nan)
+        for value in self.sums.values():
+            value.zero_()
+        self.shown: dict[str, None] = {}  # names of this epoch, in order
         self.steps = 0
         self.seen = 0
 
-    def add(self, batch: Batch, step: Step) -> None:
-        """Take in one step of this worker."""
+    def count(self, images: int, names: Iterable[str]) -> None:
+        """Count a step on the host: its images, and the names that it showed. A graph takes in the rest by itself."""
+        self.shown.update(dict.fromkeys(names))
+        self.steps += 1
+        self.seen += images
+
+    def add(self, batch: Batch, step: Step) -> list[str]:
+        """Take in one step of this worker; returns the names that it showed."""
         guess = step.logits.argmax(1)
         self._sum("train.loss", step.losses.float().mean())
         self._sum("train.accuracy_observed", (guess == self.observed[batch.index]).float().mean())
         self._sum("train.accuracy_true", (guess == self.true[batch.index]).float().mean())
+        names = ["train.loss", "train.accuracy_observed", "train.accuracy_true"]
         for name, value in step.scalars.items():
-            self._sum(name if "." in name else f"train.{name}", value.float())
+            names.append(name if "." in name else f"train.{name}")
+            self._sum(names[-1], value.float())
         self.losses[batch.index] = step.losses.float()
         if step.weights is not None:
             self.weights[batch.index] = step.weights.float()
-        self.steps += 1
-        self.seen += len(batch.index)
+        self.count(len(batch.index), names)
+        return names
 
     def finite(self) -> bool:
         """Whether every sum is finite on every worker: waits for the device, so ask once in a while."""
-        (total,) = self.worker.average([torch.stack(list(self.sums.values()))])
+        (total,) = self.worker.average([torch.stack([self.sums[name] for name in self.shown])])
         return bool(torch.isfinite(total).all())
 
     def read(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """The epoch's values, averaged over steps and workers, and its per-sample arrays."""
-        self._gather()
-        names = list(self.sums)
+        losses, weights = (values.cpu().numpy().copy() for values in self._gathered())
+        names = list(self.shown)
         means = self.worker.average([torch.stack([self.sums[name] for name in names]) / self.steps])[0].tolist()
         values = dict(zip(names, means, strict=True))
-        arrays = {"sample.loss": self.losses.cpu().numpy(), "sample.clean": self.clean}
-        weights = self.weights.cpu().numpy()
+        arrays = {"sample.loss": losses, "sample.clean": self.clean}
         if not np.isnan(weights).all():
             arrays["sample.weight"] = weights
             values |= _clean_and_noisy(weights, self.clean)
         return values, arrays
 
     def _sum(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        if name not in self.sums:
+            self.sums[name] = torch.zeros_like(value)
+        self.sums[name].add_(value)
 
-    def _gather(self) -> None:
-        """Bring the per-sample values of all workers together: each sample was seen by one of them at most."""
+    def _gathered(self) -> tuple[Tensor, Tensor]:
+        """Losses and weights of the samples of all workers: each sample was seen by one of them at most."""
         if self.worker.size == 1:
-            return
+            return self.losses, self.weights
         seen = ~torch.stack([self.losses, self.weights]).isnan()
         values = torch.stack([self.losses, self.weights]).nan_to_num(0.0)
         value, count = self.worker.average([values, seen.float()])
-        self.losses, self.weights = torch.where(count > 0, value / count, torch.nan)
+        losses, weights = torch.where(count > 0, value / count, torch.nan)
+        return losses, weights
 
 
 def _clean_and_noisy(weights: np.ndarray, clean: np.ndarray) -> dict[str, float]:

@@ -94,7 +94,7 @@ def test_at_the_turning_point_the_network_goes_back_an_epoch_and_labels_are_blen
     assert same(method.classifier.state()["network"], before["network"])
     assert method.classifier.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)  # not the rate of an epoch ago
     assert method.alpha == pytest.approx(math.exp(-2 / 8 * method.lids[-1] / 1e-6))
-    method.alpha = 0.25
+    method.set_trust(0.25)
     reference = setup.make_model("init")
     reference.load_state_dict(method.classifier.network.state_dict())
     batch = batches(setup)[0]
