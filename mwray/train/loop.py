@@ -28,6 +28,7 @@ from mwray.records import Run, environment
 from mwray.seeding import key
 from mwray.storage import patiently
 from mwray.train import checkpoint
+from mwray.train.evaluate import draw_curve, evaluate, summarise
 from mwray.train.execution import Execution, precision, random_state_of_caller
 from mwray.train.graphs import Graphs
 from mwray.train.iteration import Draws, Iteration, Pair, draws_of, graphs_for
@@ -92,6 +93,7 @@ def train(
     experiment = read(Experiment, to_dict(experiment))
     if (finished := summary_of(folder, experiment)) is not None:
         return finished
+    alone = hold(folder) if worker.rank == 0 else nullcontext()
     keep_freed_memory()
     with alone, random_state_of_caller(worker.device), precision(experiment.precision):
         if (finished := summary_of(folder, experiment)) is not None:  # by the process that was waited for
