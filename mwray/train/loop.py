@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,10 +165,7 @@ class Session:
             return dict(end.value)
 
     def work(self, checkpoint_every: int) -> Generator[Pair, Step, dict[str, Any]]:
-        """The same without the optimisation steps: it yields the batches of each, and is sent what the step showed.
-
-        Who takes them is the caller's business: `mwray.train.pack` by one computation for many sessions.
-        """
+        """The same, the caller taking the steps: it yields the batches of each, and is sent what the step showed."""
         work = self.iterations(checkpoint_every)
         try:
             while True:
