@@ -170,7 +170,7 @@ def _rate(batches: Batches, seconds: float, device: str) -> float:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Bars on a logarithmic axis, one panel per batch size."""
+    """Bars, one panel per batch size."""
     batches = report["batches"]
     most = max(len(rows) for rows in batches.values())
     figure = Figure(figsize=(7, (0.7 + 0.3 * most) * len(batches)), layout="constrained")
@@ -181,8 +181,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         colors = ["#E69F00" if row["name"] == "mwray" else "#999999" for row in rows]
         bars = axes.barh([row["name"] for row in rows], values, color=colors)
         axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=4, fontsize=8)
-        axes.set_xscale("log")
-        axes.margins(x=0.2)
+        axes.margins(x=0.15)
         axes.invert_yaxis()
         axes.set_title(f"Images per second, batch {batch}, {report['images']}", fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
