@@ -30,21 +30,9 @@ ELEMENTWISE = frozenset(
     {"relu", "threshold", "hardtanh", "leaky_relu", "elu", "silu", "gelu", "mish", "hardswish", "hardsigmoid"}
     | {"sigmoid", "tanh", "neg", "add", "sub", "mul", "div"}
 )
-CHEAP = ELEMENTWISE.union(
-    {
-        "softplus",
-        "rsub",
-        "where",
-        "masked_fill",
-        "constant_pad_nd",
-        "cat",
-        "clone",
-        "_to_copy",
-        "_softmax",
-        "avg_pool2d",
-    },
-    {"native_batch_norm", "cudnn_batch_norm", "native_layer_norm", "native_group_norm"},
-)
+NORMS = frozenset({"native_batch_norm", "cudnn_batch_norm", "native_layer_norm", "native_group_norm"})
+CHEAP = ELEMENTWISE | NORMS | {"mwray::sync_batch_norm", "softplus", "rsub", "where", "masked_fill", "_softmax"}
+CHEAP |= {"constant_pad_nd", "cat", "clone", "_to_copy", "avg_pool2d"}
 PRODUCTS = frozenset({"convolution", "_convolution", "addmm", "mm", "bmm", "baddbmm"})
 SWITCH = "MWRAY_RECOMPUTE"
 """Environment variable that says what trainings give back: no setting of the experiment, for results are the same."""
@@ -210,7 +198,7 @@ class Recomputation:
         elif operation.name not in CHEAP:
             return None, []
         trained = operation.name in ("native_batch_norm", "cudnn_batch_norm") and arguments["training"]
-        if trained or operation.ours:  # both begin with input, weight, bias
+        if trained or operation.ours:  # both begin with input, weight, bias; ours would exchange with other workers
             if self._limit < math.inf or operation.ours:
                 return BatchNorm(), [*list(arguments.values())[:3], *results[1:3]]
             # From convolution to convolution rounding would grow: here the whole operation, but for its side effect.
