@@ -6,9 +6,11 @@ trials differ from those among all. It needs no model of the objective and takes
 
 from __future__ import annotations
 
+import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -22,6 +24,7 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats  # type: ignore[import-untyped]
 
 from mwray.cluster.names import heading, plain
+from mwray.cluster.points import SEED
 from mwray.cluster.study import Entry
 from mwray.space import Choice, FloatRange, Space
 from mwray.space.ranges import Range
@@ -88,6 +91,43 @@ def tidy(space: Space, entries: Sequence[Entry]) -> optuna.Study:
         distributions = {short[name]: _distribution(space.ranges[name]) for name in entry.values}
         study.add_trial(create_trial(value=entry.value, params=params, distributions=distributions))
     return study
+
+
+def averaged(space: Space, entries: Sequence[Entry]) -> tuple[Space, list[Entry]]:
+    """A search over seeds as one over points: the space without the seed, each point with its mean objective.
+
+    What makes the best trials of such a search is half of it luck; what makes the best means is the setting.
+    """
+    if space.seeds == 1:
+        return space, list(entries)
+    points: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.state == "complete" and entry.value is not None:
+            point = {name: value for name, value in entry.values.items() if name != SEED}
+            points.setdefault(json.dumps(point, sort_keys=True), []).append(entry)
+    ranges = {name: range_ for name, range_ in space.ranges.items() if name != SEED}
+    means = [
+        replace(
+            found[0],
+            values={name: value for name, value in found[0].values.items() if name != SEED},
+            value=statistics.fmean(entry.value or 0.0 for entry in found),
+        )
+        for found in points.values()
+    ]
+    return replace(space, ranges=ranges, seeds=1), means
+
+
+def spreads(space: Space, entries: Sequence[Entry]) -> tuple[float, float] | None:
+    """Over several seeds: standard deviation of the points' means, and of the seeds within a point (pooled)."""
+    points: dict[str, list[float]] = {}
+    for entry in entries:
+        if entry.state == "complete" and entry.value is not None:
+            point = {name: value for name, value in entry.values.items() if name != SEED}
+            points.setdefault(json.dumps(point, sort_keys=True), []).append(entry.value)
+    several = [statistics.variance(values) for values in points.values() if len(values) > 1]
+    if space.seeds == 1 or len(points) < 2 or not several:
+        return None
+    return statistics.stdev(map(statistics.fmean, points.values())), math.sqrt(statistics.fmean(several))
 
 
 def fields(space: Space, entries: Sequence[Entry]) -> tuple[Field, ...]:

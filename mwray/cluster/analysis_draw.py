@@ -34,13 +34,14 @@ ACROSS = 4
 """Fields side by side in one slice plot."""
 
 
-def pictures(study: optuna.Study, objective: str, folder: Path) -> list[Path]:
+def pictures(study: optuna.Study, objective: str, folder: Path, means: optuna.Study | None = None) -> list[Path]:
     """Draw what the finished trials of `study` allow: importances, history, parallel coordinates, slices.
 
     Args:
         study: of `mwray.cluster.analysis.tidy`.
         objective: its name, for the axes; an accuracy is written in per cent.
         folder: where to; pictures of an earlier state are replaced.
+        means: the points of a search over seeds with their means, which importances are taken from.
 
     Returns:
         The files, in that order. A picture that cannot be drawn is left out with a warning: it must not cost a search.
@@ -50,8 +51,9 @@ def pictures(study: optuna.Study, objective: str, folder: Path) -> list[Path]:
         return []
     names = [name for name in dict.fromkeys(name for trial in done for name in trial.params) if _varies(name, done)]
     wanted: dict[str, Callable[[], Figure]] = {}
-    if importances(study):
-        wanted["importances"] = partial(_importances, study)
+    means = study if means is None else means
+    if importances(means):
+        wanted["importances"] = partial(_importances, means)
     wanted["history"] = partial(_history, study, objective)
     if names:
         wanted["parallel"] = partial(_parallel, study, names, objective)
@@ -116,7 +118,7 @@ def _history(study: optuna.Study, objective: str) -> Figure:
         legend.remove()
     axes.set(title="", xlabel="trial", ylabel=objective)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.legend(["each trial", "best so far"], loc="lower right", fontsize=8)
+    axes.legend(["each trial", "best so far"], loc="best", fontsize=8)
     _percent(axes, objective)
     return figure
 

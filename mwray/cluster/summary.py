@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mwray.cluster import analysis_draw
-from mwray.cluster.analysis import FEWEST, Field, Level, best_of, fields, tidy
+from mwray.cluster.analysis import FEWEST, Field, Level, averaged, best_of, fields, spreads, tidy
 from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.names import clock, heading, percent, plain
 from mwray.cluster.points import SEED, spread_text
@@ -34,7 +34,8 @@ def write(space: Space, entries: Sequence[Entry], result: SearchResult) -> Path:
         result: its rows.
     """
     objective = space.metric.replace(".", " ")
-    drawn = analysis_draw.pictures(tidy(space, entries), objective, result.folder / "pictures")
+    means = tidy(*averaged(space, entries)) if space.seeds > 1 else None
+    drawn = analysis_draw.pictures(tidy(space, entries), objective, result.folder / "pictures", means)
     path = result.folder / "summary.md"
     write_atomically(path, ("\n".join(_text(space, entries, result, drawn)) + "\n").encode())
     return path
@@ -104,35 +105,41 @@ def _points(result: SearchResult) -> Iterator[str]:
 
 
 def _mattered(space: Space, entries: Sequence[Entry]) -> Iterator[str]:
+    over_seeds = spreads(space, entries)
+    what = "points" if space.seeds > 1 else "trials"
+    space, entries = averaged(space, entries)
+    if over_seeds is not None:
+        between, within = (_number(value, space) for value in over_seeds)
+        says = f"Means of points differ by {between} (standard deviation), seeds within a point by {within}"
+        yield f"{says}: that is chance."
+        yield ""
     found = fields(space, entries)
     done = [entry for entry in entries if entry.state == "complete"]
     if len(done) < FEWEST:
-        yield f"{len(done)} finished trials are too few to say: {FEWEST} are needed."
+        yield f"{len(done)} finished {what} are too few to say: {FEWEST} are needed."
         return
     if all(field.importance is None for field in found):
         yield "All finished trials came to the same: nothing that was searched made a difference."
         return
     few = len(best_of(done, space.mode))
-    yield f"| field | importance | larger is better | the best {few} trials |"
+    yield f"| field | importance | larger is better | the best {few} {what} |"
     yield "|---|---|---|---|"
     for field in found:
         share = "-" if field.importance is None else f"{100 * field.importance:.0f} %"
         yield f"| `{field.name}` | {share} | {_trend(field)} | {field.good or '-'} |"
     yield ""
     yield (
-        "Importance is Optuna's PED-ANOVA: how much the values of the best tenth of the trials differ from those of "
+        f"Importance is Optuna's PED-ANOVA: how much the values of the best tenth of the {what} differ from those of "
         "all, as a share of the sum over fields. The third column is Spearman's rank correlation (+1 to -1)."
     )
-    if any(field.name == SEED for field in found):
-        yield "What `seed` has is chance: a field that has no more did not matter."
     for field in found:
-        if len(field.levels) > 1:
-            yield from _levels(field, space)
+        if len(field.levels) > 1 and any(level.n > 1 for level in field.levels):
+            yield from _levels(field, space, what)
 
 
-def _levels(field: Field, space: Space) -> Iterator[str]:
+def _levels(field: Field, space: Space, what: str) -> Iterator[str]:
     yield ""
-    yield f"| {field.short} | trials | mean {space.metric} | best |"
+    yield f"| {field.short} | {what} | mean {space.metric} | best |"
     yield "|---|---|---|---|"
     for level in field.levels:
         yield f"| {level.value} | {level.n} | {_mean(level, space)} | {_number(level.best, space)} |"

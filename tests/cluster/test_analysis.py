@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from mwray.cluster import analysis_draw, leaderboard, summary
-from mwray.cluster.analysis import best_of, fields, importances, short_names, tidy
+from mwray.cluster.analysis import averaged, best_of, fields, importances, short_names, spreads, tidy
 from mwray.cluster.leaderboard import SearchResult, columns
 from mwray.cluster.study import Study
 from tests.cluster.helpers import finish_run, space
@@ -146,7 +146,28 @@ def test_the_summary_names_the_best_its_command_what_mattered_and_how_far_to_tru
 def test_the_summary_of_a_search_over_seeds_shows_means_and_calls_the_seed_chance(tmp_path):
     over, entries, result = searched(tmp_path, CHOICE, lambda v: 0.8 + 0.02 * v["seed"], trials=2, seeds=3)
     text = summary.write(over, entries, result).read_text()
-    assert "each point at 3 seeds" in text and "82.0 +- 2.0" in text and "is chance" in text
+    assert "each point at 3 seeds" in text and "82.0 +- 2.0" in text
+    assert "differ by 0.0 % (standard deviation), seeds within a point by 2.0 %: that is chance" in text
+    assert "2 finished points are too few" in text
+
+
+def test_importances_of_a_search_over_seeds_are_those_of_the_means(tmp_path):
+    """Luck is larger than what is searched: among the best trials it would be all that mattered."""
+    good = {20: 0.1, 40: 0.2, 60: 0.3, 80: 0.4}
+    search = {"data.num_meta": {"choice": list(good)}}
+    over, entries, result = searched(
+        tmp_path, search, lambda v: good[v["data.num_meta"]] + v["seed"] / 4, trials=4, seeds=3
+    )
+    space_of_means, means = averaged(over, entries)
+    assert {entry.values["data.num_meta"]: entry.value for entry in means} == pytest.approx(
+        {meta: value + 0.25 for meta, value in good.items()}
+    )
+    (field,) = fields(space_of_means, means)
+    assert (field.name, field.importance) == ("data.num_meta", 1.0)
+    assert spreads(over, entries) == pytest.approx((0.1 * math.sqrt(5 / 3), 0.25))
+    assert spreads(space_of_means, means) is None
+    text = summary.write(over, entries, result).read_text()
+    assert "the best 2 points |" in text and "| `data.num_meta` | 100 % |" in text
 
 
 def test_a_search_in_which_nothing_finished_says_so(tmp_path):
