@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,18 +41,6 @@ def wait_for(condition, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def left_over(home: Path) -> list[str]:
-    """Processes that were started for this home."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"HOME={home}".encode() in path.read_bytes().split(b"\0"):
-                found.append(path.parent.name)
-        except OSError:
-            continue  # gone meanwhile, or somebody else's
-    return found
-
-
 @pytest.mark.slow
 def test_a_killed_study_goes_on(tmp_path):
     folder = tmp_path / "runs"
@@ -63,14 +52,14 @@ def test_a_killed_study_goes_on(tmp_path):
         first.kill()
         first.wait()
     done = {name: path.stat().st_mtime_ns for name, path in finished(folder).items()}
-    wait_for(lambda: not left_over(tmp_path), 60)  # Ray's processes end by themselves once their driver is gone
-    done |= {name: path.stat().st_mtime_ns for name, path in finished(folder).items()}
     assert 0 < len(done) < 4, "killed too late to show anything"
 
+    # At once: what was in training may go on for a while without its driver, and whoever takes it up waits for that.
     second = start(folder, tmp_path)
-    said, _ = second.communicate(timeout=300)
+    said, _ = second.communicate(timeout=600)
     assert second.returncode == 0, said
-    assert f"{len(done)} of 4 trainings are finished already" in said
+    skipped = re.search(r"(\d) of 4 trainings are finished already", said)
+    assert skipped and int(skipped[1]) >= len(done), said
     after = finished(folder)
     assert len(after) == 4
     assert {name: after[name].stat().st_mtime_ns for name in done} == done  # not trained again
