@@ -167,7 +167,8 @@ def _outlook(one: Plan) -> str:
 
     done = sum(Run(training.folder).state == "done" for training in one.trainings)
     says = PRESETS[one.preset.split("+")[0]].says
-    lines = [f"Table {one.name}, preset {one.preset}: {one.total} trainings, {done} finished. {says}"]
+    what = one.name if " " in one.name else f"Table {one.name}"  # "figure 4" has a study too
+    lines = [f"{what}, preset {one.preset}: {one.total} trainings, {done} finished. {says}"]
     lines += [f"Left out: {column} (the data set has too few images)." for column in one.impossible]
     return "\n".join(lines)
 
