@@ -89,7 +89,7 @@ AWS_MISTAKES = {
     "image of another Ray": (
         "auth:\n",
         "docker: {image: 'rayproject/ray:2.9.0-py311', container_name: ray}\nauth:\n",
-        "docker:",
+        "docker: {",
         "2.60.0",
     ),
     "dashboard to all": (HEAD, "--dashboard-host=0.0.0.0", "--dashboard-host=0.0.0.0", "opens the dashboard"),
