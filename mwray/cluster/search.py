@@ -198,7 +198,8 @@ def _tuner(session: Session, driver: str, workers: int, single: dict[str, float]
         tune_config=tune.TuneConfig(
             num_samples=-1,  # until the searcher has no more
             search_alg=TuneSearcher(session),
-            reuse_actors=workers == 1,
+            # The driver of a group that is stopped early is busy until its group has gone, and is better thrown away.
+            reuse_actors=workers == 1 or not session.study.space.pruner.any,
             trial_name_creator=lambda trial: trial.trial_id,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),

@@ -143,8 +143,7 @@ class Study:
             self._catch_up(number, before=epoch)
         trial.report(value, epoch)
         known.add(epoch)
-        prunes = self.space.pruner.asha is not None or self.space.pruner.median is not None
-        return prunes and bool(trial.should_prune())
+        return self.space.pruner.any and bool(trial.should_prune())
 
     def finish(self, number: int, value: float | None) -> None:
         """Tell the objective of a finished trial; one that is no number makes it a failed trial."""

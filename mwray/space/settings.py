@@ -43,6 +43,11 @@ class Pruner:
         if self.asha and self.median:
             raise ValueError("asha and median are both given; choose one")
 
+    @property
+    def any(self) -> bool:
+        """Whether trials may be stopped early."""
+        return self.asha is not None or self.median is not None
+
 
 @config
 class SpaceFile:

@@ -125,7 +125,7 @@ def test_an_error_in_a_worker_ends_the_run_with_its_reason_and_is_not_tried_agai
 
 @pytest.mark.slow
 def test_a_trial_of_two_workers_reaches_the_leaderboard(tmp_path, ray):
-    result = search(small(trials=1), tmp_path, workers_per_trial=2, display=False)
+    result = search(small(trials=1), tmp_path, workers_per_trial=2, display=False)  # BaseModel's driver is used again
     assert result.finished
     assert result.base.state == "finished"
     assert result.best.epoch == 2
