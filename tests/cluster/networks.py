@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 MARK = "MWRAY_TEST_MARK"
 
@@ -15,6 +16,19 @@ def plain(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """The smallest that learns anything."""
     channels, height, width = shape
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, num_classes))
+
+
+class Pause(nn.Module):
+    """Hand the input on after a while."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return x
+
+
+def slow(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Take time, and next to no work, however many cores there are: some 0.3 s an epoch of digits."""
+    return nn.Sequential(Pause(), plain(num_classes, shape))
 
 
 def fails(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:

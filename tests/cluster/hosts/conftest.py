@@ -64,9 +64,10 @@ def cluster() -> Cluster:
 def _installed(machine: Machine) -> None:
     """As install.sh leaves a host, without its gigabytes: the environment of these tests stands for a new one.
 
-    What that one has of mwray is this checkout; a host uses its own copy, which `ray up` brings.
+    What that one has of mwray is this checkout; a host uses its own copy, which `ray up` brings. Ray gives up on a node
+    that has not started within half a minute: too soon where three hosts start on two busy cores.
     """
-    (machine.home / ".bashrc").write_text("export PYTHONPATH=$HOME/mwray\n")
+    (machine.home / ".bashrc").write_text("export PYTHONPATH=$HOME/mwray RAY_raylet_start_wait_time_s=180\n")
     venv = machine.home / "venv"
     venv.symlink_to(sys.prefix)
     parts = [(ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")]
