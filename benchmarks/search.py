@@ -86,6 +86,8 @@ def overhead(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
     plain = 0.0
     for kind, measure in kinds.items():
+        if options.only and kind not in ("no Ray", options.only):
+            continue
         seconds = measure()
         middle = statistics.median(seconds)
         plain = middle if kind == "no Ray" else plain
@@ -223,6 +225,10 @@ def _options() -> argparse.Namespace:
         verb.add_argument("--epochs", type=int, default=epochs, help="of each trial (default: %(default)s)")
         verb.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of the numbers")
         verb.set_defaults(measure=measure)
+        if name == "overhead":
+            verb.add_argument(
+                "--only", metavar="KIND", help="one row by its name, beside that without Ray"
+            )
         if name == "crowd":
             verb.add_argument("--at-once", type=int, default=500, help="trials (default: %(default)s)")
             verb.add_argument("--seconds", type=float, default=30.0, help="each sleeps (default: %(default)s)")

@@ -117,7 +117,8 @@ def _quiet() -> None:
 def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     """What every process of the search needs in its environment."""
     passed = {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # the default of 2 s is a floor under every epoch's report
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default of 2 s is a floor under every epoch's report
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less to start; workers take the warning themselves
         # A process is used for the next trial once the training that was stopped has left it, after its epoch; Ray's
         # default of 2 s is less than an epoch, and costs a new process.
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
