@@ -226,9 +226,7 @@ def _options() -> argparse.Namespace:
         verb.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of the numbers")
         verb.set_defaults(measure=measure)
         if name == "overhead":
-            verb.add_argument(
-                "--only", metavar="KIND", help="one row by its name, beside that without Ray"
-            )
+            verb.add_argument("--only", metavar="KIND", help="one row by its name, beside that without Ray")
         if name == "crowd":
             verb.add_argument("--at-once", type=int, default=500, help="trials (default: %(default)s)")
             verb.add_argument("--seconds", type=float, default=30.0, help="each sleeps (default: %(default)s)")
