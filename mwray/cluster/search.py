@@ -36,7 +36,7 @@ from mwray.cluster.failure import FAILURE
 from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.log import LogFile, Logged
-from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
+from mwray.cluster.session import Session, TuneCallback, TuneScheduler, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Alone, run_over_workers
 from mwray.cluster.watch import Head
@@ -198,6 +198,7 @@ def _tuner(session: Session, driver: str, workers: int, single: dict[str, float]
         tune_config=tune.TuneConfig(
             num_samples=-1,  # until the searcher has no more
             search_alg=TuneSearcher(session),
+            scheduler=TuneScheduler(),
             # The driver of a group that is stopped early is busy until its group has gone, and is better thrown away.
             reuse_actors=workers == 1 or not session.study.space.pruner.any,
             trial_name_creator=lambda trial: trial.trial_id,

@@ -59,6 +59,26 @@ def cluster(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_worker_that_joins_is_used_even_where_trials_end_sooner_than_a_process_starts(tmp_path, cluster, monkeypatch):
+    watch, results = Watch(), []
+    monkeypatch.setattr(display, "make", lambda console, shown: watch)
+    fixed = {"epochs": 2, "optimizer.milestones": [], "method.name": "base", "model.name": SLOW}
+    searched = space({"optimizer.lr": {"float": [0.02, 0.2]}}, set=fixed, trials=120)
+    driver = threading.Thread(
+        target=lambda: results.append(search(searched, tmp_path / "search", address="auto", display=False)), daemon=True
+    )
+    driver.start()
+    wait_for(lambda: len(watch.running()) == 1, 120)
+    cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    joined = time.monotonic()
+    wait_for(lambda: len(watch.running()) == 2, USED)
+    print(f"used after {time.monotonic() - joined:.1f} s")
+    driver.join(400)
+    assert results and results[0].finished and len(results[0].rows) == 120
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_worker_that_joins_is_used_and_one_that_leaves_takes_nothing_along(tmp_path, cluster, monkeypatch):
     watch, results = Watch(), []
     monkeypatch.setattr(display, "make", lambda console, shown: watch)
