@@ -36,7 +36,8 @@ from mwray.cluster.failure import FAILURE
 from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.log import LogFile, Logged
-from mwray.cluster.session import Session, TuneCallback, TuneScheduler, TuneSearcher, TuneStopper
+from mwray.cluster.scheduler import TuneScheduler
+from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Alone, run_over_workers
 from mwray.cluster.watch import Head

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ray.tune import Callback, Stopper
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from mwray.cluster.bucket import Keeper, Shared
@@ -298,19 +297,6 @@ class TuneSearcher(NotPickled, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the study's journal is what is restored from."""
-
-
-class TuneScheduler(NotPickled, FIFOScheduler):
-    """Ray Tune's question which of the waiting trials to start.
-
-    Its own answer, the oldest one, may be a trial whose process is just being started; that trial would get a process
-    that came free, and the starting one would be killed. Where a start takes longer than the time between two trials'
-    ends no new process would ever come up, and a machine that joins would stay idle (seen in Ray 2.60). Without an
-    answer, what came free goes to the next trial that has no process yet.
-    """
-
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Leave it to the order in which trials were given."""
 
 
 class TuneStopper(NotPickled, Stopper):
