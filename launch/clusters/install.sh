@@ -2,7 +2,7 @@
 # Makes a host of a cluster ready: exact versions, PATH, token authentication. Run on every host by `ray up`, after the
 # files have arrived; a second run costs nothing, so that workers of a warm pool and `ray up` of a running cluster do not wait.
 #
-#   bash ~/mwray/launch/clusters/install.sh [further requirements, such as boto3==1.44.5]
+#   bash ~/mwray/launch/clusters/install.sh [further requirements, such as boto3==1.44.8]
 #
 # MWRAY_VENV (default ~/venv) is where the virtual environment goes. It needs curl or python3 with venv, and a package index.
 set -euo pipefail

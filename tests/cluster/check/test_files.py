@@ -77,8 +77,8 @@ AWS_MISTAKES = {
     "head type unknown": ("head_node_type: head", "head_node_type: boss", "head_node_type: boss", "must be one of"),
     "provider unknown": ("  type: aws", "  type: awss", "provider:", "awss"),
     "written twice": ("auth:\n", "max_workers: 9\nauth:\n", "max_workers: 9", "twice"),
-    "another Ray": ("boto3==1.44.5", "ray==2.59.0", "ray==2.59.0", "constraints.txt has 2.60.0"),
-    "another optuna": ("boto3==1.44.5", "optuna==4.0.0", "optuna==4.0.0", "constraints.txt has 5.0.0"),
+    "another Ray": ("boto3==1.44.8", "ray==2.59.0", "ray==2.59.0", "constraints.txt has 2.60.0"),
+    "another optuna": ("boto3==1.44.8", "optuna==4.0.0", "optuna==4.0.0", "constraints.txt has 5.0.0"),
     "nightly Ray": (
         "ray stop",
         'pip install "ray[default] @ https://s3.example.org/ray-3.0.0.dev0-cp310.whl"',

@@ -43,14 +43,14 @@ def code(tmp_path, laptop):
 
 
 def test_a_host_is_installed_once_and_again_when_versions_change(laptop, code):
-    assert install(laptop, code, "boto3==1.44.5", uv="exit 0").returncode == 0
+    assert install(laptop, code, "boto3==1.44.8", uv="exit 0").returncode == 0
     calls = (laptop / "calls").read_text().splitlines()
-    assert len(calls) == 2 and calls[1].endswith(f"{code}/constraints.txt --editable {code} boto3==1.44.5")
+    assert len(calls) == 2 and calls[1].endswith(f"{code}/constraints.txt --editable {code} boto3==1.44.8")
     assert (laptop / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
-    assert install(laptop, code, "boto3==1.44.5", uv="exit 0").returncode == 0
+    assert install(laptop, code, "boto3==1.44.8", uv="exit 0").returncode == 0
     assert (laptop / "calls").read_text().splitlines() == calls
     (code / "constraints.txt").write_text("ray==2.61.0\n")
-    assert install(laptop, code, "boto3==1.44.5", uv="exit 0").returncode == 0
+    assert install(laptop, code, "boto3==1.44.8", uv="exit 0").returncode == 0
     assert len((laptop / "calls").read_text().splitlines()) == 4
     profile = (laptop / ".bashrc").read_text()
     assert profile.count("RAY_AUTH_MODE=token") == 1 and profile.count(f"PATH={laptop}/venv/bin:$PATH") == 1
