@@ -56,7 +56,7 @@ def test_shipped_types_have_prices_and_the_bill_is_their_sum():
         ("pip install RAY==2.59.0 scikit_learn==0.1", 2),
         ("pip install some-ray==1.0 xray==2.0", 0),
         ("ray start --head", 0),
-        ("bash install.sh boto3==1.44.5", 0),
+        ("bash install.sh boto3==1.44.8", 0),
     ],
 )
 def test_versions_in_commands(command, number):
