@@ -131,11 +131,16 @@ class Search:
         return [process for process in marked(self.mark) if _title(process).startswith(title)]
 
     def kill(self, victims: Sequence[psutil.Process]) -> None:
-        """SIGKILL, having noted how far each run is."""
-        self.kills.append(self.look())
+        """SIGKILL, having noted how far each run is; counts only if there is somebody left."""
+        if victims:
+            self.note()
         for victim in victims:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
+
+    def note(self) -> None:
+        """Note a fault, and how far each run is."""
+        self.kills.append(self.look())
 
     def end(self) -> None:
         """Leave no process behind."""
@@ -150,14 +155,16 @@ class Search:
         return self.log.read_text()[-4000:] if self.log.exists() else ""
 
 
-def moments(search: Search, chance: random.Random, victims: Callable[[], list[psutil.Process]]) -> Iterator[None]:
-    """Yield when to kill, until the search is through: mostly a while after an epoch, one in four during a start.
+def moments(
+    search: Search, chance: random.Random, victims: Callable[[], list[psutil.Process]], early: bool = True
+) -> Iterator[None]:
+    """Yield when to kill, until the search is through: a while after an epoch, or, one in four if `early`, in a start.
 
     Two kills during a start never follow one another, or a trial would rightly count as one that cannot be trained.
     """
     before, started = search.progress(), False
     while search.code is None:
-        started = not started and chance.random() < 0.25
+        started = early and not started and chance.random() < 0.25
         deadline = time.monotonic() + STUCK
         while search.code is None and not (victims() and (started or search.progress() > before)):
             assert time.monotonic() < deadline, f"nothing goes on\n{search.tail()}"
