@@ -62,6 +62,13 @@ def snapshot(folder):
     return {run: (len(Run(run).records()), len(starts(run)), (run / "done").exists()) for run in runs(folder)}
 
 
+def wait_for_an_epoch(child, folder):
+    """Until there is one more on the disk, or the child has ended."""
+    before = sum(epochs for epochs, _, _ in snapshot(folder).values())
+    while child.exitcode is None and sum(epochs for epochs, _, _ in snapshot(folder).values()) == before:
+        child.join(0.005)
+
+
 def runs(folder):
     return sorted(path.parent for path in folder.glob("trials/*/experiment.json"))
 
@@ -73,11 +80,13 @@ def kill_and_go_on(folder, chance):
         child = fork.Process(target=drive, args=(folder,))
         child.start()
         if len(seen) < KILLS:
-            child.join(chance.uniform(0.0, 0.5))
+            if chance.random() < 0.5:  # else perhaps before it has done anything
+                wait_for_an_epoch(child, folder)
+            child.join(chance.uniform(0.0, 0.2))
             if child.exitcode is None:
                 seen.append(snapshot(folder))
                 os.kill(child.pid, signal.SIGKILL)
-        child.join(60)
+        child.join(240)
         assert child.exitcode in (0, -signal.SIGKILL)
         if child.exitcode == 0:
             return seen
