@@ -78,11 +78,14 @@ def train(options: argparse.Namespace) -> int:
 def tune(options: argparse.Namespace) -> int:
     """Search a space over Ray; show trials as they go, and the leaderboard at the end."""
     if options.status:
-        from mwray.cluster.bucket import read_only
         from mwray.cluster.status import show
 
         with ExitStack() as stack:
-            folder = stack.enter_context(read_only(options.status)) if is_remote(options.status) else options.status
+            folder = options.status
+            if is_remote(folder):
+                from mwray.cluster.bucket import read_only  # knows Ray, which looking at a folder does not need
+
+                folder = stack.enter_context(read_only(folder))
             show(Path(folder))
         return 0
     from mwray.space import load
