@@ -106,6 +106,7 @@ def tune(options: argparse.Namespace) -> int:
         gpus_per_trial=options.gpus_per_trial,
         workers_per_trial=options.workers_per_trial,
         retry_failed=options.retry_failed,
+        pack=options.pack,
     )
     if result.interrupted:
         return 130
@@ -201,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a fraction shares a GPU; auto, the default: what fits",
     )
     many.add_argument("--workers-per-trial", type=_positive, default=1, metavar="W")
+    many.add_argument("--pack", type=_positive, default=1, metavar="K", help="so many trials share a process, stacked")
     many.add_argument("--retry-failed", action="store_true", help="try failed trials once more")
     many.add_argument("--status", metavar="FOLDER", help="show the search in FOLDER, running or not; no more")
     many.set_defaults(verb=tune)

@@ -36,12 +36,13 @@ from mwray.cluster.failure import FAILURE
 from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.log import LogFile, Logged
+from mwray.cluster.packed import Packed
 from mwray.cluster.scheduler import TuneScheduler
 from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Alone, run_over_workers
 from mwray.cluster.watch import Head
-from mwray.config import fingerprint, override
+from mwray.config import ConfigError, fingerprint, override
 from mwray.lock import locked
 from mwray.records import write_atomically
 from mwray.remote import Remote
@@ -66,6 +67,7 @@ def search(
     gpus_per_trial: float | str | None = None,
     workers_per_trial: int = 1,
     retry_failed: bool = False,
+    pack: int = 1,
     display: bool = True,
 ) -> SearchResult:
     """Search `space`, keeping everything in `folder`; the same call again goes on, or shows what came out.
@@ -81,6 +83,8 @@ def search(
             which waits for a GPU to come; None: that, where the cluster has a GPU now. Each of several workers has one.
         workers_per_trial: above 1, each trial is a Ray Train run of so many processes.
         retry_failed: try trials once more that failed in earlier calls.
+        pack: above 1, so many trials share a process and its device, their steps taken as one computation where their
+            shapes allow it (`mwray.train.pack`).
         display: show a table of trials, and the leaderboard at the end.
 
     Raises:
@@ -88,6 +92,11 @@ def search(
         LockedError: another process drives the search in `folder`.
         StorageError: `folder` could not be written for longer than `mwray.storage.patience`; the same call goes on.
     """
+    if pack < 1 or (pack > 1 and workers_per_trial > 1):
+        raise ConfigError(
+            f"--pack {pack}, --workers-per-trial {workers_per_trial}: trials that share a process (1 or more of them) "
+            "cannot be spread over several; give one of the two"
+        )
     store = Keeper(folder) if isinstance(folder, Remote) else Shared(folder)
     folder = store.folder
     console = Console() if Console().is_terminal else Console(width=WIDTH)
@@ -102,7 +111,7 @@ def search(
         if study.unfinished or (base is not None and base.state == "waiting"):
             with connected(address) as head:
                 session = _run(
-                    study, base, store, screen, head, address, concurrency, gpus_per_trial, workers_per_trial
+                    study, base, store, screen, head, address, concurrency, gpus_per_trial, workers_per_trial, pack
                 )
         if session is not None and session.storage_failed is not None:
             raise session.storage_failed
@@ -126,21 +135,31 @@ def _run(
     concurrency: int | None,
     gpus_per_trial: float | str | None,
     workers: int,
+    pack: int,
 ) -> Session:
     """Drive the search over the Ray that is connected."""
     store.check()
     folder = store.folder
     joined = address is not None
-    share = probe.gpus_per_trial(study.space, gpus_per_trial, workers, nodes(), joined, probe.on_a_gpu, screen.note)
-    allotment = allot(nodes(), workers, concurrency, share)
-    limit(allotment, nodes(), concurrency, joined)  # refuses before anything is shown
+    share: float | None = None
+    if pack == 1 or gpus_per_trial is not None:  # a process of many trials has a GPU to itself unless told otherwise
+        share = probe.gpus_per_trial(study.space, gpus_per_trial, workers, nodes(), joined, probe.on_a_gpu, screen.note)
+    pack = min(pack, concurrency or pack)
+    processes = None if concurrency is None else -(-concurrency // pack)
+    allotment = allot(nodes(), workers, processes, share if pack == 1 or share is None else min(1.0, share * pack))
+
+    def fitting() -> int:
+        return limit(allotment, nodes(), processes, joined)
+
+    fitting()  # refuses before anything is shown
     driver = uuid.uuid4().hex[:12]
-    spend = Spend(workers * allotment.cpus, workers * allotment.gpus, heartbeat.read(folder).get("spend"))
+    each = workers / pack
+    spend = Spend(each * allotment.cpus, each * allotment.gpus, heartbeat.read(folder).get("spend"))
     session = Session(
         study,
         base if base is not None and base.state == "waiting" else None,
         screen,
-        lambda: limit(allotment, nodes(), concurrency, joined),
+        lambda: min(fitting() * pack, concurrency or fitting() * pack),
         {
             "workers": workers,
             "cpus": allotment.cpus,
@@ -159,7 +178,10 @@ def _run(
     how = "broken off"
     try:
         with _interruptible(session):
-            _tuner(session, driver, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
+            if pack > 1:
+                Packed(session, pack, fitting, allotment.cpus, allotment.gpus).run()
+            else:
+                _tuner(session, driver, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
         how = "interrupted" if session.interrupted else session.stopped or "finished"
     finally:
         screen.close()

@@ -52,8 +52,8 @@ def meta_gradient(
     state = {name: value.detach() for name, value in model.named_parameters()}
     state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
     outputs = torch.func.functional_call(model, {**state, **(constants or {}), **leaves}, (meta[0],))
-    loss = criterion(outputs, meta[1]).mean()
-    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    loss = criterion(outputs, meta[1]).mean(-1)
+    slopes = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
     mean_loss, *mean_slopes = worker.average([loss.detach(), *slopes])
     return mean_loss, mean_slopes
 
@@ -65,7 +65,7 @@ def inner_products(recording: Recording, losses: Tensor, direction: Mapping[str,
     the whole batch: a sample's loss also moves through the others' statistics.
     """
     (by_output,) = torch.autograd.grad(losses.sum(), recording.outputs, retain_graph=True)
-    return (by_output * recording.tangent(direction)).flatten(1).sum(1).to(losses.dtype)
+    return (by_output * recording.tangent(direction)).flatten(losses.dim()).sum(-1).to(losses.dtype)
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,9 @@ def _momentum(
     for p, g, group, state in zip(parameters, gradients, settings, states, strict=True):
         sign = -1.0 if group["maximize"] else 1.0
         step = sign * g + group["weight_decay"] * p.detach()
-        factor, mu, damping = 1.0, group["momentum"], 1 - group["dampening"]
-        if mu:
+        factor: float | Tensor = 1.0
+        mu, damping = group["momentum"], 1 - group["dampening"]
+        if isinstance(mu, Tensor) or mu:
             buffer = state.get("momentum_buffer")
             heavy = step if buffer is None else mu * buffer + damping * step
             slope = 1.0 if buffer is None else damping

@@ -142,10 +142,13 @@ class MetaWeightNet:
         self.criterion = criterion
         self.worker: Worker = worker or LocalWorker(device)
 
-    def step(self, batch: Pair, meta: Pair) -> MetaStep:
-        """One iteration of Algorithm 1 on a training batch and a clean meta batch, each (inputs, targets)."""
+    def step(self, batch: Pair, meta: Pair | None) -> MetaStep:
+        """One iteration of Algorithm 1 on a training batch and a clean meta batch, each (inputs, targets).
+
+        Without a meta batch the weight net stays as it is.
+        """
         self.model.train()
-        return self._learn(batch, meta) if self.learns else self._follow(batch)
+        return self._follow(batch) if meta is None or not self.learns else self._learn(batch, meta)
 
     @property
     def learns(self) -> bool:

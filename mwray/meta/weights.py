@@ -1,5 +1,8 @@
 """From the outputs of a weight net to the weights of a batch, and back: the derivative by each output.
 
+Losses and values are [n], or [K, n] for K trials at once (`mwray.pack`): sums run over the last dimension, and a number
+[1] of one batch is [K, 1] for K.
+
 Throughout, the divisor is the same on every worker and is a mean over workers: the mean over workers of the gradients
 of `sum(eta * losses)` is then the gradient of the global weighted loss.
 """
@@ -34,7 +37,7 @@ class Multipliers:
     """Weights that are plain factors: eta = V / divisor, and no gradient flows through the losses V is read from."""
 
     values: Tensor  # V(L_i) [n], may carry the graph to theta
-    divisor: Tensor  # []
+    divisor: Tensor  # [1]
     kind: WeightMap
 
     @property
@@ -44,9 +47,9 @@ class Multipliers:
 
     def surrogate(self, alignment: Tensor, worker: Worker) -> Tensor:
         """Eq. 40's sum lies in the graph, which subtracts the weighted mean of u over the whole (global) batch."""
-        baseline = alignment.new_zeros(())
+        baseline = alignment.new_zeros((1,))
         if self.kind == "normalized":
-            (baseline,) = worker.average([(alignment * self.eta).sum()])
+            (baseline,) = worker.average([_sum(alignment * self.eta)])
         return (self.values * (alignment - baseline) / self.divisor).sum()
 
 
@@ -62,8 +65,8 @@ class Through:
     values: Tensor  # V(L_i) [n], may carry the graph to theta
     slopes: Tensor  # V'(L_i) [n], likewise
     losses: Tensor  # L_i [n], detached
-    divisor: Tensor  # []
-    mean_loss: Tensor  # [] F for "normalized", zero for the others
+    divisor: Tensor  # [1]
+    mean_loss: Tensor  # [1] F for "normalized", zero for the others
     kind: WeightMap
 
     @property
@@ -76,7 +79,7 @@ class Through:
         centred = (self.losses - self.mean_loss) / self.divisor
         by_value = alignment / self.divisor
         if self.kind == "normalized":
-            sums = [(alignment * self.eta).sum(), (alignment * self.slopes.detach()).sum()]
+            sums = [_sum(alignment * self.eta), _sum(alignment * self.slopes.detach())]
             by_sum, by_mean_loss = worker.average(sums)
             by_value = by_value - (by_sum + by_mean_loss * centred) / self.divisor
         return (self.values * by_value + self.slopes * (alignment * centred)).sum()
@@ -98,15 +101,19 @@ def weigh_through(
     values = weight_net(inputs)
     (slopes,) = torch.autograd.grad(values.sum(), inputs, create_graph=True, allow_unused=True, materialize_grads=True)
     divisor = _divisor(values, kind, tau, worker)
-    mean_loss = divisor.new_zeros(())
+    mean_loss = torch.zeros_like(divisor)
     if kind == "normalized":
-        (weighted,) = worker.average([(values * inputs).detach().sum()])
+        (weighted,) = worker.average([_sum((values * inputs).detach())])
         mean_loss = weighted / divisor
     return Through(values, slopes, inputs.detach(), divisor, mean_loss, kind)
 
 
 def _divisor(values: Tensor, kind: WeightMap, tau: float, worker: Worker) -> Tensor:
     if kind == "mean":
-        return values.new_full((), len(values))
-    (total,) = worker.average([values.detach().sum()])
+        return values.new_full((1,), values.shape[-1])
+    (total,) = worker.average([_sum(values.detach())])
     return torch.where(total == 0, total.new_full((), tau), total)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.sum(-1, keepdim=True)

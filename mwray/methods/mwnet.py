@@ -61,7 +61,10 @@ class MWNet(Method):
         assert meta is not None
         if self.warming:
             return self._plain_step(batch)
-        step = self.meta.step((batch.x, batch.y), (meta.x, meta.y))
+        return self.show(self.meta.step((batch.x, batch.y), (meta.x, meta.y)))
+
+    def show(self, step: MetaStep) -> Step:
+        """What an iteration shows, whoever took it; widens the range of losses seen."""
         self._widen(step)
         weighted = (step.weights * step.losses).sum()
         return Step(step.logits, step.losses, step.values, {"meta_loss": step.meta_loss, "weighted_loss": weighted})

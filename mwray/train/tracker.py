@@ -26,7 +26,7 @@ class Tracker:
         self.observed = train.observed.to(worker.device)
         self.true = train.true.to(worker.device)
         self.clean = (train.observed == train.true).numpy()
-        self.losses = torch.empty(len(train.observed), device=worker.device)
+        self.losses = torch.empty(len(train.observed), dtype=torch.float32, device=worker.device)
         self.weights = torch.empty_like(self.losses)
         self.sums: dict[str, Tensor] = {}  # of all names ever shown: they stay where they are
         self.reset()

@@ -1,0 +1,202 @@
+"""Optimisers of K trials as one: settings per trial, all parameters in one vector, each step a handful of operations.
+
+Their arithmetic is that of torch.optim.SGD and Adam, element by element; the state goes to and from such optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Rows = Callable[[int, Sequence[Tensor]], list[Tensor]]
+"""(k, tensors shaped like the stacked parameters) to the parts that are trial k's, as its own parameters lie."""
+
+
+def whole_rows(row: int, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The `Rows` of parameters that are stacked as they are."""
+    return [tensor[row] for tensor in tensors]
+
+
+class Flat:
+    """Parameters [K, ...] laid one behind the other in one vector, of which they become views."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.size = len(self.parameters[0])
+        self.values = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        for parameter, view in zip(self.parameters, self.views(self.values), strict=True):
+            parameter.data = view
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """`vector` cut into pieces shaped like the parameters."""
+        parts = vector.split([p.numel() for p in self.parameters])
+        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def gradient(self) -> Tensor:
+        """The parameters' `.grad` as one vector."""
+        return torch.cat([_gradient(p).reshape(-1) for p in self.parameters])
+
+    def spread(self, vector: Tensor, values: Sequence[float]) -> None:
+        """Put values[k] wherever `vector` belongs to trial k."""
+        for row, value in enumerate(values):
+            for view in self.views(vector):
+                view[row] = value
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+class _Stacked:
+    """What both optimisers share: settings per trial, and which elements may move."""
+
+    flat: Flat
+    SETTINGS: tuple[str, ...]
+
+    def _prepare(self, parameters: Sequence[nn.Parameter], masks: Sequence[Tensor] | None) -> None:
+        self.flat = Flat(parameters)
+        self._own = None if masks is None else torch.cat([mask.reshape(-1) for mask in masks]).bool()
+        self._moves = self._own
+        self.settings = {name: torch.zeros_like(self.flat.values) for name in self.SETTINGS}
+
+    def set_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Take every trial's present settings from its own optimiser."""
+        for name, vector in self.settings.items():
+            self.flat.spread(vector, [float(optimizer.param_groups[0][name]) for optimizer in optimizers])
+
+    def select(self, trials: Sequence[bool]) -> None:
+        """Let the next steps move these trials only; the others' parameters and state stay."""
+        self._moves = self._own
+        if not all(trials):
+            mask = torch.zeros_like(self.flat.values)
+            self.flat.spread(mask, [float(trial) for trial in trials])
+            self._moves = mask.bool() if self._own is None else mask.bool() & self._own
+
+    def _put(self, vector: Tensor, values: Tensor) -> None:
+        """Overwrite `vector` by `values` where it may move."""
+        vector.copy_(values if self._moves is None else torch.where(self._moves, values, vector))
+
+
+class StackedSGD(_Stacked, torch.optim.SGD):
+    """K times torch.optim.SGD; learning rate, momentum and weight decay of each trial's own.
+
+    A momentum buffer that is not there yet is zero, which takes the same first step (dampening is 0).
+    """
+
+    SETTINGS = ("lr", "momentum", "weight_decay")
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizers: Sequence[torch.optim.Optimizer],
+        rows: Rows = whole_rows,
+        masks: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Take over settings and state of `optimizers`, one for each trial.
+
+        Args:
+            parameters: [K, ...] each; they become views of one vector.
+            optimizers: torch.optim.SGD over trial k's own parameters, in one group; nesterov alike in all.
+            rows: where each trial's parameters lie in the stacked ones.
+            masks: 1 where a trial has a parameter; None: everywhere.
+        """
+        torch.optim.SGD.__init__(self, [{"params": [p]} for p in parameters], lr=0.0)
+        self._prepare(parameters, masks)
+        self.nesterov = bool(optimizers[0].param_groups[0]["nesterov"])
+        self.buffer = torch.zeros_like(self.flat.values)
+        self._rows = rows
+        pieces = {name: self.flat.views(vector) for name, vector in self.settings.items()}
+        buffers = self.flat.views(self.buffer)
+        # So that whoever reads an SGD's groups and state, as the look-ahead does, finds each parameter's own.
+        for i, group in enumerate(self.param_groups):
+            group.update({name: pieces[name][i] for name in self.SETTINGS}, nesterov=self.nesterov)
+            self.state[group["params"][0]] = {"momentum_buffer": buffers[i]}
+        self.set_rates(optimizers)
+        for row, optimizer in enumerate(optimizers):
+            for place, parameter in zip(rows(row, buffers), _parameters(optimizer), strict=True):
+                held = optimizer.state.get(parameter, {}).get("momentum_buffer")
+                if held is not None:
+                    place.copy_(held)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of every trial along its parameters' `.grad`."""
+        gradient = self.flat.gradient().addcmul_(self.flat.values, self.settings["weight_decay"])
+        buffer = gradient.addcmul(self.buffer, self.settings["momentum"])
+        self._put(self.buffer, buffer)
+        move = gradient.addcmul_(buffer, self.settings["momentum"]) if self.nesterov else buffer
+        self._put(self.flat.values, torch.addcmul(self.flat.values, move, self.settings["lr"], value=-1))
+
+    @torch.no_grad()
+    def unload(self, row: int, optimizer: torch.optim.Optimizer) -> None:
+        """Copy trial `row`'s momentum into `optimizer`, its own."""
+        if optimizer.param_groups[0]["momentum"] == 0:
+            return
+        for place, parameter in zip(self._rows(row, self.flat.views(self.buffer)), _parameters(optimizer), strict=True):
+            optimizer.state[parameter]["momentum_buffer"] = place.clone()
+
+
+class StackedAdam(_Stacked, torch.optim.Optimizer):
+    """K times torch.optim.Adam with its default betas and eps; learning rate and weight decay of each trial's own."""
+
+    SETTINGS = ("lr", "weight_decay")
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizers: Sequence[torch.optim.Optimizer],
+        rows: Rows = whole_rows,
+        masks: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Take over settings and state of `optimizers` (torch.optim.Adam); the rest as for `StackedSGD`."""
+        torch.optim.Optimizer.__init__(self, list(parameters), {})
+        self._prepare(parameters, masks)
+        self._rows = rows
+        group = optimizers[0].param_groups[0]
+        (self.b1, self.b2), self.eps = group["betas"], group["eps"]
+        self.first, self.second, self.steps = (torch.zeros_like(self.flat.values) for _ in range(3))
+        self.set_rates(optimizers)
+        for row, optimizer in enumerate(optimizers):
+            for name, vector in self._named().items():
+                for place, parameter in zip(rows(row, self.flat.views(vector)), _parameters(optimizer), strict=True):
+                    if optimizer.state.get(parameter):
+                        place.copy_(optimizer.state[parameter][name])
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of every trial along its parameters' `.grad`."""
+        gradient = self.flat.gradient().addcmul_(self.flat.values, self.settings["weight_decay"])
+        self._put(self.steps, self.steps + 1)
+        self._put(self.first, self.first.lerp(gradient, 1 - self.b1))
+        self._put(self.second, (self.second * self.b2).addcmul_(gradient, gradient, value=1 - self.b2))
+        taken = self.steps.clamp(min=1)  # of what has never moved, for which any number will do
+        scale = (self.second.sqrt() / (1 - self.b2**taken).sqrt()).add_(self.eps)
+        rate = self.settings["lr"] / (1 - self.b1**taken)
+        self._put(self.flat.values, self.flat.values - rate * (self.first / scale))
+
+    @torch.no_grad()
+    def unload(self, row: int, optimizer: torch.optim.Optimizer) -> None:
+        """Copy trial `row`'s moments and number of steps into `optimizer`, its own."""
+        parts = {name: self._rows(row, self.flat.views(vector)) for name, vector in self._named().items()}
+        group = optimizer.param_groups[0]
+        for i, parameter in enumerate(_parameters(optimizer)):
+            steps = parts["step"][i].reshape(-1)[0].clone().float()
+            if not steps:  # an optimiser that has not stepped holds nothing
+                continue
+            on_device = group.get("capturable") or group.get("fused")
+            optimizer.state[parameter] = {
+                "step": steps if on_device else steps.cpu(),
+                "exp_avg": parts["exp_avg"][i].clone(),
+                "exp_avg_sq": parts["exp_avg_sq"][i].clone(),
+            }
+
+    def _named(self) -> dict[str, Tensor]:
+        return {"step": self.steps, "exp_avg": self.first, "exp_avg_sq": self.second}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
