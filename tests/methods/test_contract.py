@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from mwray import lock
 from mwray.config import ConfigError, fingerprint, leaves, override, read, to_dict
 from mwray.experiment import Experiment
 from mwray.methods.base import Step
@@ -74,6 +75,13 @@ def experiment(case: dict[str, Any], **values: Any) -> Experiment:
     return override(recipe("digits"), SMALL | case | {name.replace("__", "."): v for name, v in values.items()})
 
 
+def session_in(folder: Path, settings: Experiment, worker: LocalWorker | None = None) -> Session:
+    """A session as `train` makes one, in a folder that is held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / lock.NAME).touch()
+    return Session(settings, folder, worker or LocalWorker("cpu"), ())
+
+
 def bits(folder: Path) -> tuple[str, Any]:
     """All that a run leaves but the clock."""
     clock = ("seconds", "images_per_second")
@@ -107,7 +115,7 @@ def test_same_seed_same_bits_and_a_stop_after_each_epoch_changes_nothing(tmp_pat
 
 @every_run
 def test_it_learns(tmp_path, case):
-    session = Session(experiment(case, epochs=8, data__num_train=400), tmp_path, LocalWorker("cpu"), ())
+    session = session_in(tmp_path, experiment(case, epochs=8, data__num_train=400))
     before = evaluate(session.method.predict, session.train, 10)
     summary = session.run(8)
     after = evaluate(session.method.predict, session.train, 10)
@@ -119,7 +127,7 @@ def test_it_learns(tmp_path, case):
 def test_another_seed_gives_another_run(case, tmp_path):
     states = []
     for seed in (0, 1):
-        session = Session(experiment(case, seed=seed, epochs=EPOCHS), tmp_path, LocalWorker("cpu"), ())
+        session = session_in(tmp_path, experiment(case, seed=seed, epochs=EPOCHS))
         states.append(session.method.state())
     assert not same(*states)
 
@@ -134,7 +142,7 @@ def test_settings_survive_json(case):
 
 @every_case
 def test_a_step_shows_what_it_should_and_the_state_is_plain(case, tmp_path):
-    session = Session(experiment(case), tmp_path, LocalWorker("cpu"), ())
+    session = session_in(tmp_path, experiment(case))
     method = session.method
     for epoch in range(EPOCHS):
         method.epoch_start(epoch)
@@ -178,7 +186,7 @@ def check_plain(state: object) -> None:
 
 @every_case
 def test_predictions_are_those_of_evaluation_mode(case, tmp_path):
-    session = Session(experiment(case), tmp_path, LocalWorker("cpu"), ())
+    session = session_in(tmp_path, experiment(case))
     session.run(EPOCHS)
     method, state = session.method, json.dumps(repr(session.method.state()))
     x = next(session.test.in_order(60)).x
@@ -221,11 +229,11 @@ def test_two_workers_are_one_process(case, tmp_path, request):
     if label(case) in UNEQUAL:
         request.applymarker(pytest.mark.xfail(reason=UNEQUAL[label(case)], strict=True))
     settings = experiment(case, model__name="mlp")
-    alone = Session(settings, tmp_path / "alone", LocalWorker("cpu"), ())
+    alone = session_in(tmp_path / "alone", settings)
     alone.run(EPOCHS)
 
     def work(worker: LockstepWorker) -> Any:
-        session = Session(settings, tmp_path / "team", worker, ())
+        session = session_in(tmp_path / "team", settings, worker)
         session.run(EPOCHS)
         return session.method.state()
 
