@@ -169,7 +169,7 @@ def dropping(num_classes, shape):
 
 
 def test_on_a_cpu_steps_are_stacked_only_where_that_is_faster(tmp_path):
-    trainings = experiments([{"seed": seed} for seed in range(5)], epochs=1, **{"optimizer.milestones": []})
+    trainings = experiments([{"seed": seed} for seed in range(5)], epochs=5, **{"optimizer.milestones": []})
     pack = Pack()
     for number, experiment in enumerate(trainings):
         pack.add(str(number), experiment, tmp_path / str(number), worker=LocalWorker("cpu"))
