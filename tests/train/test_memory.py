@@ -51,9 +51,9 @@ def faults(where: str, switch: str) -> tuple[bool, float]:
 def test_a_second_step_finds_its_memory(where):
     kept, cleared = faults(where, "1")
     assert kept and cleared < 10
-    if where == "main":
-        kept, cleared = faults(where, "0")
-        assert not kept and cleared > 40
+    if where == "main":  # what glibc then does by itself depends on its thresholds and on huge pages
+        kept, _ = faults(where, "0")
+        assert not kept
 
 
 def test_nothing_happens_without_glibc(monkeypatch):
