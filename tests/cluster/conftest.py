@@ -19,13 +19,19 @@ def tmp_path():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def ray_home(tmp_path_factory):
+    """One home for every Ray of this process: Ray makes its token once, and looks for it there each time."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(scope="module")
-def local_ray(tmp_path_factory):
+def local_ray(ray_home):
     """A local Ray for a module's tests; it writes its token into a home of its own and not into the user's."""
     from mwray.cluster.connect import connected
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("HOME", str(ray_home))
         patch.setenv("OMP_NUM_THREADS", "1")
         with connected(None):
             yield

@@ -17,8 +17,8 @@ SIZE, TRIALS, EPOCHS = 60, 150, 5
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_sixty_trials_in_flight_are_driven_to_their_ends(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def test_sixty_trials_in_flight_are_driven_to_their_ends(tmp_path, ray_home, monkeypatch):
+    monkeypatch.setenv("HOME", str(ray_home))
     _quiet()
     fixed = {"epochs": EPOCHS, "optimizer.milestones": [], "method.name": "base"}
     searched = space({"optimizer.lr": {"float": [0.02, 0.2]}}, set=fixed, trials=TRIALS)

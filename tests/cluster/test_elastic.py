@@ -40,14 +40,14 @@ def wait_for(condition, seconds):
 
 
 @pytest.fixture
-def cluster(tmp_path, monkeypatch):
+def cluster(tmp_path, ray_home, monkeypatch):
     """A head with one core. Its node processes look for this package where the tests do."""
     import ray
     from ray.cluster_utils import Cluster
 
     from mwray.cluster.connect import _passed_on, _quiet
 
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(ray_home))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     _quiet()
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})

@@ -18,11 +18,10 @@ TINY = {"epochs": 2, "optimizer.milestones": [1], "data.num_train": 300, "data.n
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_ray(tmp_path_factory):
+def one_ray(ray_home):
     """One Ray for all of these: starting it is what takes time."""
-    home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(home))
+        patch.setenv("HOME", str(ray_home))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(num_cpus=2, address="local", log_to_driver=False, object_store_memory=100 * 2**20)
         yield
