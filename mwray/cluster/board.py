@@ -14,18 +14,18 @@ class Board:
     """The state that is shown: every trial's row, and how far the whole search is."""
 
     def __init__(self, rows: Sequence[Row], target: int) -> None:
-        self.rows = {row.label: row for row in rows}
+        self.rows = {row.key: row for row in rows}
         self.target = target
-        self.since = {row.label: time.monotonic() for row in rows}
+        self.since = {row.key: time.monotonic() for row in rows}
         self._began = time.monotonic()
         self._before = self._epochs()[0]
 
     def put(self, row: Row) -> str | None:
         """Take in a row; returns the state that it had before, or None if it is new."""
-        before = self.rows.get(row.label)
-        self.rows[row.label] = row
+        before = self.rows.get(row.key)
+        self.rows[row.key] = row
         if before is None or before.state != row.state:
-            self.since[row.label] = time.monotonic()
+            self.since[row.key] = time.monotonic()
         return before.state if before else None
 
     @property

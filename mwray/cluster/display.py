@@ -147,7 +147,7 @@ class LiveTable:
         return Group(table, bar, Text(words))
 
     def _cells(self, row: Row) -> list[str]:
-        seconds = row.seconds if row.state != "running" else time.monotonic() - self.board.since[row.label]
+        seconds = row.seconds if row.state != "running" else time.monotonic() - self.board.since[row.key]
         return [
             row.label,
             row.state,
@@ -168,12 +168,12 @@ def make(console: Console, shown: bool) -> Display:
 def report(result: SearchResult, console: Console) -> None:
     """The end of a search: the leaderboard, where things are, and how to look at them."""
     console.print("Leaderboard, by clean validation accuracy; the test set ranks nothing", highlight=False)
-    rows = [*result.rows, *([result.base] if result.base else [])]
+    rows = [*result.rows, *result.bases]
     names = ["trial", *map(heading, result.names), "validation", "test, last epoch", "seconds"]
     states = any(row.state != "finished" for row in rows)
     table = _table(console, [*names, "state"] if states else names)
     for row in rows:
-        if row.number is None:
+        if row is result.base:
             table.add_section()
         table.add_row(*_line(row, result.names), *([row.state] if states else []))
     console.print(table)
@@ -186,10 +186,12 @@ def report(result: SearchResult, console: Console) -> None:
 
 def _points(result: SearchResult, console: Console) -> Table:
     names = [name for name in result.names if name != SEED]
-    table = _table(console, [*map(heading, names), "seeds", "validation", "test, last epoch"])
-    for point in result.points:
+    table = _table(console, ["trial", *map(heading, names), "seeds", "validation", "test, last epoch"])
+    for point in (*result.points, *([result.base_point] if result.base_point else [])):
+        if point is result.base_point:
+            table.add_section()
         accuracies = [spread_text(point.of(name)) for name in ("validation", "test")]
-        table.add_row(*(plain(point.values[name]) for name in names), str(point.n), *accuracies)
+        table.add_row(point.label, *(plain(point.values[name]) for name in names), str(point.n), *accuracies)
     return table
 
 

@@ -49,6 +49,11 @@ class Row:
         """How a reader calls it."""
         return "BaseModel" if self.number is None else str(self.number)
 
+    @property
+    def key(self) -> tuple[int | None, int]:
+        """What tells it from the others of its search; BaseModel has a row for each seed."""
+        return self.number, self.experiment.seed
+
     def measured(self, records: Sequence[Mapping[str, Any]], metric: str) -> Row:
         """This row with the numbers of a run's records."""
         if not records:
@@ -71,8 +76,8 @@ class SearchResult:
     folder: Path
     rows: tuple[Row, ...]
     """Best first; trials that were stopped early after those that finished, failed ones last."""
-    base: Row | None
-    """BaseModel at the same noise, schedule and epochs; None where the recipe is BaseModel itself."""
+    bases: tuple[Row, ...]
+    """BaseModel at the same noise, schedule and epochs, at each seed; () where the recipe is BaseModel itself."""
     finished: bool
     """Whether every trial that was asked for has ended, and at least one well."""
     interrupted: bool = False
@@ -90,6 +95,19 @@ class SearchResult:
         return points(self.rows, self.mode) if SEED in self.names else ()
 
     @property
+    def base(self) -> Row | None:
+        """BaseModel at the first seed."""
+        return self.bases[0] if self.bases else None
+
+    @property
+    def base_point(self) -> Point | None:
+        """BaseModel over its seeds, where the seed is searched too and some of its trainings are finished."""
+        finished = tuple(row for row in self.bases if row.state == "finished")
+        if SEED not in self.names or not finished:
+            return None
+        return Point({name: value for name, value in finished[0].values.items() if name != SEED}, finished)
+
+    @property
     def best(self) -> Row | None:
         """The best trial that ran to its end; of a search over seeds, the best point's at its first seed."""
         if found := self.points:
@@ -99,7 +117,9 @@ class SearchResult:
 
 def who(row: Row) -> str:
     """A trial, in a sentence."""
-    return "BaseModel" if row.number is None else f"trial {row.number}"
+    if row.number is not None:
+        return f"trial {row.number}"
+    return f"BaseModel, seed {row.values[SEED]}" if SEED in row.values else "BaseModel"
 
 
 def columns(space: Space) -> tuple[str, ...]:
@@ -162,11 +182,12 @@ def ranked(rows: Sequence[Row], mode: str) -> tuple[Row, ...]:
 
 def write(result: SearchResult) -> None:
     """Write leaderboard.csv, leaderboard.json, best.json and, over seeds, points.csv into the search's folder."""
-    lines = [_flat(row, result) for row in (*result.rows, *([result.base] if result.base else []))]
+    lines = [_flat(row, result) for row in (*result.rows, *result.bases)]
     _write_csv(result.folder / "leaderboard.csv", lines)
     _write_json(result.folder / "leaderboard.json", lines)
     if result.points:
-        _write_csv(result.folder / "points.csv", [point.flat() for point in result.points])
+        base = [result.base_point] if result.base_point else []
+        _write_csv(result.folder / "points.csv", [point.flat() for point in (*result.points, *base)])
     if result.best is not None:
         best = {
             **_flat(result.best, result),

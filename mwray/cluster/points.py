@@ -28,13 +28,18 @@ class Point:
         """Seeds."""
         return len(self.rows)
 
+    @property
+    def label(self) -> str:
+        """Its trials, as a reader calls them."""
+        return " ".join(dict.fromkeys(row.label for row in self.rows))
+
     def flat(self) -> dict[str, Any]:
         """One line of a table."""
         line: dict[str, Any] = {**self.values, "seeds": self.n}
         for name in ("objective", "validation", "test"):
             mean, spread = self.of(name) or (None, None)
             line |= {f"{name}.mean": mean, f"{name}.sd": spread}
-        return line | {"trials": " ".join(row.label for row in self.rows)}
+        return line | {"trials": self.label}
 
     def of(self, name: str) -> tuple[float, float | None] | None:
         """Mean and sample standard deviation (None for one seed) of "objective", "validation" or "test"."""

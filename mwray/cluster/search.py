@@ -3,7 +3,7 @@
 folder/space.json                        what is searched
 folder/study.journal                     Optuna's journal: every trial, its point, its value
 folder/trials/0003-1f2e3d4c5b6a/         a run's folder each: records, checkpoints, pictures, TensorBoard files
-folder/base/0a1b2c3d4e5f/                BaseModel at the same noise, schedule, epochs and seed
+folder/base/0a1b2c3d4e5f/                BaseModel at the same noise, schedule, epochs and seed; one for each seed
 folder/leaderboard.csv, .json, best.json what came out; points.csv over seeds
 folder/summary.md, pictures/             what mattered, in words and drawn
 folder/search.log, heartbeat.json        what happened; who drives it, how far it is, what it has spent
@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,12 +106,12 @@ def search(
         screen = Logged(displays.make(console, display), LogFile(folder))
         if retry_failed:
             _retry(study, folder, screen)
-        base = _base(space, folder)
+        bases = _bases(space, folder)
         session = None
-        if study.unfinished or (base is not None and base.state == "waiting"):
+        if study.unfinished or any(base.state == "waiting" for base in bases):
             with connected(address) as head:
                 session = _run(
-                    study, base, store, screen, head, address, concurrency, gpus_per_trial, workers_per_trial, pack
+                    study, bases, store, screen, head, address, concurrency, gpus_per_trial, workers_per_trial, pack
                 )
         if session is not None and session.storage_failed is not None:
             raise session.storage_failed
@@ -127,7 +127,7 @@ def search(
 
 def _run(
     study: Study,
-    base: Row | None,
+    bases: Sequence[Row],
     store: Shared | Keeper,
     screen: Logged,
     head: Head,
@@ -157,7 +157,7 @@ def _run(
     spend = Spend(each * allotment.cpus, each * allotment.gpus, heartbeat.read(folder).get("spend"))
     session = Session(
         study,
-        base if base is not None and base.state == "waiting" else None,
+        [base for base in bases if base.state == "waiting"],
         screen,
         lambda: min(fitting() * pack, concurrency or fitting() * pack),
         {
@@ -170,9 +170,9 @@ def _run(
         spend,
         store,
     )
-    rows = leaderboard.rows(study) + ([base] if base is not None else [])
+    rows = [*leaderboard.rows(study), *bases]
     screen.note(f"process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
-    screen.begin(rows, study.target + (base is not None), leaderboard.columns(study.space))
+    screen.begin(rows, study.target + len(bases), leaderboard.columns(study.space))
     sign = Heartbeat(folder, lambda: _told(session, screen))
     head.tell(lambda why: _farewell(screen, sign, why))
     how = "broken off"
@@ -258,12 +258,13 @@ def _interruptible(session: Session) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _base(space: Space, folder: Path) -> Row | None:
-    """BaseModel on the same images with the same noise, or None where the recipe is BaseModel already."""
+def _bases(space: Space, folder: Path) -> tuple[Row, ...]:
+    """BaseModel on the same images with the same noise, at each seed; () where the recipe is BaseModel already."""
     if space.base.method.name == "base":
-        return None
-    experiment = override(space.base, {"method.name": "base"})
-    return leaderboard.base_row(experiment, folder / "base" / fingerprint(experiment), space)
+        return ()
+    seeds = space.ranges["seed"].grid() if space.seeds > 1 else [space.base.seed]
+    found = [override(space.base, {"method.name": "base", "seed": seed}) for seed in seeds]
+    return tuple(leaderboard.base_row(one, folder / "base" / fingerprint(one), space) for one in found)
 
 
 def _result(study: Study, folder: Path, session: Session | None) -> SearchResult:
@@ -273,7 +274,7 @@ def _result(study: Study, folder: Path, session: Session | None) -> SearchResult
     return SearchResult(
         folder=folder,
         rows=rows,
-        base=_base(study.space, folder),
+        bases=_bases(study.space, folder),
         finished=over,
         interrupted=session is not None and session.interrupted,
         stopped=None if session is None else session.stopped,

@@ -39,7 +39,7 @@ class Session:
     def __init__(
         self,
         study: Study,
-        base: Row | None,
+        bases: Sequence[Row],
         display: Display,
         limit: Callable[[], int],
         resources: Mapping[str, Any],
@@ -50,14 +50,14 @@ class Session:
 
         Args:
             study: asked for trials and told of them.
-            base: BaseModel, where it is still to be trained: it goes first.
+            bases: BaseModel at each seed where it is still to be trained: they go first.
             display: told of every change.
             limit: how many trials may be in flight now.
             resources: workers, cpus, gpus and storage of each `Job`.
             spend: told when a trial takes its machines and when it leaves them.
             store: brings the study to where it is kept before a trial begins, and a trial's records here when it ends.
         """
-        self.study, self.base, self.display = study, base, display
+        self.study, self.bases, self.display = study, list(bases), display
         self.interrupted = False
         self.stopped: str | None = None
         self.storage_failed: StorageError | None = None
@@ -187,9 +187,8 @@ class Session:
     def _next_row(self) -> Row | None:
         if self._again:
             return self._again.pop(0)
-        if self.base is not None:
-            row, self.base = self.base, None
-            return row
+        if self.bases:
+            return self.bases.pop(0)
         proposal = self.study.next()
         return None if proposal is None else row_of(proposal, self.study.space)
 

@@ -110,8 +110,10 @@ def read(folder: Path) -> Status:
     trials = study.get_trials(deepcopy=False) if study is not None else []
     metric = space.get("metric", "validation.accuracy")
     lines = [_line(trial, trials, folder, metric, status.alive) for trial in trials if _counts(trial, trials)]
-    base = [_base(path, metric, status.alive) for path in sorted(folder.glob("base/*/"))[:1]]
-    return Status(folder, space, [*lines, *base], beat, status.holder, status.age)
+    bases = [
+        _base(path, metric, status.alive, space.get("seeds", 1)) for path in sorted(folder.glob("base/*/"), key=_seed)
+    ]
+    return Status(folder, space, [*lines, *bases], beat, status.holder, status.age)
 
 
 def show(folder: Path, console: Console | None = None) -> None:
@@ -182,11 +184,12 @@ def _line(trial: FrozenTrial, trials: Sequence[FrozenTrial], folder: Path, metri
     return _measured(trial.number, state, trial.params, where, metric, trial.user_attrs.get("reason"))
 
 
-def _base(where: Path, metric: str, alive: bool) -> Line:
+def _base(where: Path, metric: str, alive: bool, seeds: int) -> Line:
     run = Run(where)
     failed = (where / FAILURE).exists()
     state = "finished" if run.state == "done" else "failed" if failed else "running" if alive else "waiting"
-    return _measured(None, state, {}, where, metric, (failure_of(where) or {}).get("reason"))
+    values = {"seed": _seed(where)} if seeds > 1 else {}
+    return _measured(None, state, values, where, metric, (failure_of(where) or {}).get("reason"))
 
 
 def _measured(
@@ -210,8 +213,18 @@ def _measured(
 
 
 def _epochs(where: Path | None) -> int | None:
+    return _number(where, "epochs")
+
+
+def _seed(where: Path) -> int:
+    seed = _number(where, "seed")
+    return -1 if seed is None else seed
+
+
+def _number(where: Path | None, name: str) -> int | None:
+    """A field of the run's experiment; None where it has not been written yet."""
     try:
-        return int(json.loads(((where or Path(os.devnull)) / "experiment.json").read_text())["epochs"])
+        return int(json.loads(((where or Path(os.devnull)) / "experiment.json").read_text())[name])
     except (OSError, ValueError, KeyError):
         return None
 
@@ -236,4 +249,6 @@ def _table(status: Status) -> Table:
 
 
 def _who(line: Line) -> str:
-    return "BaseModel" if line.number is None else f"trial {line.number}"
+    if line.number is not None:
+        return f"trial {line.number}"
+    return f"BaseModel, seed {line.values['seed']}" if "seed" in line.values else "BaseModel"

@@ -65,7 +65,7 @@ def _text(space: Space, entries: Sequence[Entry], result: SearchResult, drawn: S
 def _done(space: Space, result: SearchResult) -> str:
     states = [row.state for row in result.rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    seconds = sum(row.seconds for row in (*result.rows, *([result.base] if result.base else [])))
+    seconds = sum(row.seconds for row in (*result.rows, *result.bases))
     over = f", each point at {space.seeds} seeds" if space.seeds > 1 else ""
     return (
         f"Recipe `{space.recipe}`, sampler {space.sampler}{over}; trials: {counts or 'none'}; {clock(seconds)} of "
@@ -94,12 +94,13 @@ def _near(folder: Path) -> Path:
 
 def _points(result: SearchResult) -> Iterator[str]:
     names = [name for name in result.names if name != SEED]
-    yield "| " + " | ".join(heading(name) for name in names) + " | seeds | validation, % | test, last epoch, % |"
-    yield "|---" * (len(names) + 3) + "|"
-    for point in result.points:
+    fields = " | ".join(heading(name) for name in names)
+    yield f"| trials | {fields} | seeds | validation, % | test, last epoch, % |"
+    yield "|---" * (len(names) + 4) + "|"
+    for point in (*result.points, *([result.base_point] if result.base_point else [])):
         values = " | ".join(plain(point.values[name]) for name in names)
         accuracies = " | ".join(spread_text(point.of(name)) for name in ("validation", "test"))
-        yield f"| {values} | {point.n} | {accuracies} |"
+        yield f"| {point.label} | {values} | {point.n} | {accuracies} |"
     yield ""
     yield "Mean +- sample standard deviation over seeds; points with fewer seeds come after those with all of them."
 

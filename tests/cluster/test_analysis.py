@@ -32,7 +32,7 @@ def searched(folder, search, accuracy, trials=24, **changes):
         finish_run(proposal.folder, proposal.experiment, accuracy(proposal.values))
         study.finish(proposal.number, accuracy(proposal.values))
     rows = leaderboard.ranked(leaderboard.rows(study), over.mode)
-    result = SearchResult(folder=folder, rows=rows, base=None, finished=True, names=columns(over), mode=over.mode)
+    result = SearchResult(folder=folder, rows=rows, bases=(), finished=True, names=columns(over), mode=over.mode)
     return over, study.entries(), result
 
 
@@ -172,5 +172,5 @@ def test_importances_of_a_search_over_seeds_are_those_of_the_means(tmp_path):
 
 def test_a_search_in_which_nothing_finished_says_so(tmp_path):
     over = space(ONE)
-    result = SearchResult(folder=tmp_path, rows=(), base=None, finished=False, names=columns(over))
+    result = SearchResult(folder=tmp_path, rows=(), bases=(), finished=False, names=columns(over))
     assert "No trial has finished" in summary.write(over, [], result).read_text()

@@ -112,7 +112,7 @@ def test_the_end_names_the_best_its_picture_its_checkpoint_and_the_command(tmp_p
     row = row_of(proposal, study.space, "finished")
     failed = replace(row, number=1, state="failed", reason="ValueError: no")
     base = replace(row, number=None, validation=0.5)
-    result = SearchResult(folder=tmp_path, rows=(row, failed), base=base, finished=True, names=NAMES)
+    result = SearchResult(folder=tmp_path, rows=(row, failed), bases=(base,), finished=True, names=NAMES)
     out = console()
     report(result, out)
     shown = out.file.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +42,13 @@ def study(tmp_path):
 
 
 def session_of(study, base=None, limit=8):
-    return Session(study, base, Notes(), lambda: limit, {"workers": 1, "cpus": 1, "gpus": 0.0, "storage": ""})
+    return Session(
+        study,
+        () if base is None else [base],
+        Notes(),
+        lambda: limit,
+        {"workers": 1, "cpus": 1, "gpus": 0.0, "storage": ""},
+    )
 
 
 def base_of(study):
@@ -61,6 +68,15 @@ def test_base_model_goes_first_and_then_the_trials_as_many_as_fit(study):
     assert session.next("c") is None  # not now
     session.ended("a", {"outcome": "done", "value": 0.5})
     assert "0001-" in Job.from_config(session.next("c")).folder
+
+
+def test_base_model_goes_first_at_every_seed(study):
+    first = base_of(study)
+    second = replace(first, experiment=override(first.experiment, {"seed": 1}), folder=first.folder / "1")
+    session = Session(study, [first, second], Notes(), lambda: 9, {"workers": 1, "cpus": 1, "gpus": 0.0, "storage": ""})
+    jobs = [Job.from_config(session.next(name)) for name in "abc"]
+    assert [job.experiment["method"]["name"] for job in jobs] == ["base", "base", "mwnet"]
+    assert [job.experiment["seed"] for job in jobs] == [0, 1, 0]
 
 
 def test_a_search_ends_when_all_trials_are_given(study):
@@ -204,7 +220,7 @@ def test_the_result_is_written_with_every_trial_and_the_best_experiment_in_full(
     base = base_of(study)
     names = leaderboard.columns(study.space)
     found = ranked(rows(study), "max")
-    result = SearchResult(folder=study.folder, rows=found, base=base, finished=True, names=names)
+    result = SearchResult(folder=study.folder, rows=found, bases=(base,), finished=True, names=names)
     leaderboard.write(result)
     best = json.loads((study.folder / "best.json").read_text())
     assert read(Experiment, best["experiment"]) == result.best.experiment
