@@ -141,7 +141,7 @@ class Session:
         self.experiment, self.worker, self.sinks, self.leave = experiment, worker, list(sinks), leave
         self.record = Run(folder)
         self.execution = Execution.from_environment()
-        self.layout = self.execution.layout(worker.device)
+        self.layout = self.execution.layout()
         self.splits = split(experiment.data, experiment.seed)
         self.train = self._loader(self.splits, "train")
         self.meta = self._loader(self.splits, "meta")
