@@ -27,8 +27,8 @@ class Execution:
     """Capture the whole iteration in a CUDA graph and replay it. "auto": where the device and the method allow it;
     "on": refuse to train where they do not. The numbers are those of the eager path."""
     channels_last: Switch = "auto"
-    """Images and weights with channels innermost in memory. "auto": on; convolutions want it so on GPUs, and oneDNN's on a
-    CPU take a fifth less time for it (RESULTS.md)."""
+    """Images and weights with channels innermost in memory. "auto": on; convolutions want it so on GPUs, and
+    oneDNN's on a CPU take a fifth less time for it (RESULTS.md)."""
 
     @classmethod
     def from_environment(cls) -> Execution:
