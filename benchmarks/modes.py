@@ -196,7 +196,8 @@ def draw(tasks: dict[str, list[dict[str, Any]]], path: Path) -> None:
         for row in rows:
             color = {"BaseModel": "#999999", "exact": "#D55E00"}.get(row["mode"], "#0072B2")
             axes.errorbar(row["cost"], row["mean"], yerr=row["sd"] or 0, fmt="o", color=color, capsize=3)
-            axes.annotate(row["mode"], (row["cost"], row["mean"]), (5, 4), textcoords="offset points", fontsize=7)
+            beside = (5, -11 if row["mode"] in ("BaseModel", "top") else 4)  # their neighbours' names are above
+            axes.annotate(row["mode"], (row["cost"], row["mean"]), beside, textcoords="offset points", fontsize=7)
         axes.set_title(task, fontsize=9, loc="left")
         axes.set_xlabel("operations of a step, plain training = 1", fontsize=8)
         axes.set_ylabel("test accuracy, %", fontsize=8)
