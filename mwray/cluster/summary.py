@@ -112,7 +112,7 @@ def _mattered(space: Space, entries: Sequence[Entry]) -> Iterator[str]:
     if over_seeds is not None:
         between, within = (_number(value, space) for value in over_seeds)
         says = f"Means of points differ by {between} (standard deviation), seeds within a point by {within}"
-        yield f"{says}: that is chance."
+        yield f"{says}; the latter is chance."
         yield ""
     found = fields(space, entries)
     done = [entry for entry in entries if entry.state == "complete"]

@@ -147,7 +147,7 @@ def test_the_summary_of_a_search_over_seeds_shows_means_and_calls_the_seed_chanc
     over, entries, result = searched(tmp_path, CHOICE, lambda v: 0.8 + 0.02 * v["seed"], trials=2, seeds=3)
     text = summary.write(over, entries, result).read_text()
     assert "each point at 3 seeds" in text and "82.0 +- 2.0" in text
-    assert "differ by 0.0 % (standard deviation), seeds within a point by 2.0 %: that is chance" in text
+    assert "differ by 0.0 % (standard deviation), seeds within a point by 2.0 %; the latter is chance" in text
     assert "2 finished points are too few" in text
 
 
