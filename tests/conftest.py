@@ -1,5 +1,7 @@
-"""A machine without Ray - one with a GPU and little else - can run all tests but those of what needs Ray or Optuna."""
+"""A machine that lacks Ray - one with a GPU and little else - can run all tests but those of what it lacks."""
 
 from importlib.util import find_spec
 
 collect_ignore = [] if find_spec("ray") and find_spec("optuna") else ["cluster"]
+if not find_spec("pyarrow"):
+    collect_ignore += ["data/test_sources.py", "train/test_suspects.py", "reports/test_suspects.py"]

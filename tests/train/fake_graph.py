@@ -102,6 +102,8 @@ class FakeCapture:
 
 def _refuse_waiting(func: Any, args: Any) -> None:
     name = func.overloadpacket.__name__
+    if name == "equal" and all(tensor.ndim == 0 and tensor.dtype == torch.bool for tensor in args):
+        return  # torch 2.11 checks the range of a quantile so, on the CPU and nowhere else
     if name in WAITS:
         raise Waits(f"{func} {WAITS[name]}")
     indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else []
