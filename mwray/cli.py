@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mwray import __version__, cli_reports, cli_studies
+from mwray.cli_arguments import gpus, gpus_or_auto, names, positive
 from mwray.cli_train import describe, train_here, train_in_storage
-from mwray.config import ConfigError, fingerprint, leaves, override, parse
+from mwray.config import ConfigError, assign, fingerprint, leaves
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
@@ -24,9 +24,6 @@ from mwray.records import Run
 from mwray.remote import Remote, is_remote
 from mwray.repeat import Repeat, repeat
 from mwray.reports.comparison import MEASURES
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 
@@ -52,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mwray: {error}", file=sys.stderr)
         return 1 if isinstance(error, ArithmeticError | OSError) else 2
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        print(f"mwray: {error.filename}: {error.strerror}; give a path that can be used there", file=sys.stderr)
+        return 2
 
 
 def train(options: argparse.Namespace) -> int:
@@ -169,11 +171,7 @@ def _again(options: argparse.Namespace) -> Repeat | None:
 
 def _experiment(options: argparse.Namespace, experiment: Experiment | None = None) -> Experiment:
     """`experiment`, or the recipe that is named, with what `--set` changes."""
-    experiment = experiment or recipe(options.recipe or DEFAULT_RECIPE)
-    for assignment in options.set:
-        name, value = parse(experiment, assignment)
-        experiment = override(experiment, {name: value})
-    return experiment
+    return assign(experiment or recipe(options.recipe or DEFAULT_RECIPE), options.set)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,37 +182,37 @@ def _parser() -> argparse.ArgumentParser:
     one = verbs.add_parser("train", help="one training")
     one.add_argument("recipe", nargs="?", help=f"see `mwray recipes` (default: {DEFAULT_RECIPE})")
     one.add_argument("--from", dest="source", metavar="PATH", help="a run's folder, or best.json: train that again")
-    one.add_argument("--workers", type=_positive, default=1, help="train over so many Ray Train workers")
-    one.add_argument("--gpus", type=float, default=0, help="GPUs for each of several workers")
+    one.add_argument("--workers", type=positive, default=1, help="train over so many Ray Train workers")
+    one.add_argument("--gpus", type=gpus, default=0, help="GPUs for each of several workers")
     one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    one.add_argument("--checkpoint-every", type=_positive, default=1, metavar="EPOCHS")
+    one.add_argument("--checkpoint-every", type=positive, default=1, metavar="EPOCHS")
     one.set_defaults(verb=train)
 
     many = verbs.add_parser("tune", help="a search over Ray")
     many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help="default: search_spaces/digits.yaml")
-    many.add_argument("--trials", type=_positive, help="instead of the space's own number")
-    many.add_argument("--seeds", type=_positive, metavar="N", help="of each point, instead of the space's own number")
-    many.add_argument("--concurrency", type=_positive, metavar="K", help="trials at once (default: what fits)")
+    many.add_argument("--trials", type=positive, help="instead of the space's own number")
+    many.add_argument("--seeds", type=positive, metavar="N", help="of each point, instead of the space's own number")
+    many.add_argument("--concurrency", type=positive, metavar="K", help="trials at once (default: what fits)")
     many.add_argument(
         "--gpus-per-trial",
-        type=_share,
+        type=gpus_or_auto,
         metavar="F",
         help="a fraction shares a GPU; auto, the default: what fits",
     )
-    many.add_argument("--workers-per-trial", type=_positive, default=1, metavar="W")
-    many.add_argument("--pack", type=_positive, default=1, metavar="K", help="so many trials share a process, stacked")
+    many.add_argument("--workers-per-trial", type=positive, default=1, metavar="W")
+    many.add_argument("--pack", type=positive, default=1, metavar="K", help="so many trials share a process, stacked")
     many.add_argument("--retry-failed", action="store_true", help="try failed trials once more")
     many.add_argument("--status", metavar="FOLDER", help="show the search in FOLDER, running or not; no more")
     many.set_defaults(verb=tune)
 
     beside = verbs.add_parser("compare", help="methods beside one another, over seeds")
-    beside.add_argument("--recipes", type=_names, default=["digits"], metavar="A,B,..", help="default: digits")
+    beside.add_argument("--recipes", type=names, default=["digits"], metavar="A,B,..", help="default: digits")
     beside.add_argument(
-        "--methods", type=_names, default=["base", "mwnet"], metavar="A,B,..|all", help="default: base,mwnet"
+        "--methods", type=names, default=["base", "mwnet"], metavar="A,B,..|all", help="default: base,mwnet"
     )
     beside.add_argument("--measure", choices=tuple(MEASURES), default="test.last", help="default: the last epoch")
-    beside.add_argument("--seeds", type=_positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
-    beside.add_argument("--concurrency", type=_positive, metavar="K", help="trainings at once (default: what fits)")
+    beside.add_argument("--seeds", type=positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
+    beside.add_argument("--concurrency", type=positive, metavar="K", help="trainings at once (default: what fits)")
     beside.set_defaults(verb=compare)
 
     for verb in (one, many, beside):
@@ -241,18 +239,3 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (one, many, beside, download):
         verb.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")
     return parser
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _share(text: str) -> float | str:
-    return text if text == "auto" else float(text)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mwray.cli_arguments import names
 from mwray.reports.tables import MEASURES
 from mwray.studies.presets import PRESETS
 
@@ -45,7 +46,7 @@ def add_verbs(verbs: Any) -> None:
     written.add_argument("folder", nargs="?", default=ROOT, help=f"of the runs, searched through (default: {ROOT})")
     written.add_argument("--out", metavar="DIR", help="default: report/ in that folder, or suspects/ in the run's")
     written.add_argument(
-        "--figure", type=_names, default=[], metavar="N,..", help="only these figures of the paper, or all of them"
+        "--figure", type=names, default=[], metavar="N,..", help="only these figures of the paper, or all of them"
     )
     written.add_argument(
         "--runs", nargs="+", default=[], metavar="RUN", help="draw from these runs, and those below, of any kind"
@@ -68,7 +69,3 @@ def write_report(root: Path, measure: str, out: Path | None = None) -> Path:
 
     says = {name: preset.says for name, preset in PRESETS.items()}
     return write(root, out or root / "report", measure, says)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mwray.cli_arguments import gpus, names, positive, seeds
 from mwray.cli_reports import ROOT, add_measure, write_report
 from mwray.config import ConfigError, parse
 from mwray.studies.presets import PRESETS
@@ -75,14 +76,14 @@ def _export(run: Path, out: Path) -> int:
 def add_verbs(verbs: Any) -> None:
     """Add the verbs to the subparsers of `mwray`."""
     study = verbs.add_parser("tables", help="the paper's tables, run and reported")
-    study.add_argument("--table", type=_names, default=["3"], metavar="N,..", help=f"{', '.join(STUDIES)}, or all")
-    study.add_argument("--rows", type=_names, default=[], metavar="A,B,..", help="only these methods")
+    study.add_argument("--table", type=names, default=["3"], metavar="N,..", help=f"{', '.join(STUDIES)}, or all")
+    study.add_argument("--rows", type=names, default=[], metavar="A,B,..", help="only these methods")
     study.add_argument(
-        "--columns", type=_names, default=[], metavar="A,B,..", help='only these biases: "40", "CIFAR-10 40"'
+        "--columns", type=names, default=[], metavar="A,B,..", help='only these biases: "40", "CIFAR-10 40"'
     )
     study.add_argument("--preset", default="digits", metavar="NAME", help=f"{', '.join(PRESETS)} (default: digits)")
     study.add_argument(
-        "--seeds", type=_seeds, default=range(5), metavar="N", help="seeds 0 to N-1 (default: 5), or 3-4, or 0,2"
+        "--seeds", type=seeds, default=range(5), metavar="N", help="seeds 0 to N-1 (default: 5), or 3-4, or 0,2"
     )
     study.add_argument("--dry-run", action="store_true", help="say what would be run, and stop")
     study.set_defaults(verb=tables)
@@ -98,12 +99,12 @@ def add_verbs(verbs: Any) -> None:
     )
     carried.add_argument(
         "--methods",
-        type=_names,
+        type=names,
         default=["base", "mwnet", "l2rw", "mentornet"],
         metavar="A,B,..",
         help="to compare with",
     )
-    carried.add_argument("--seeds", type=_positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
+    carried.add_argument("--seeds", type=positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
     carried.add_argument("--weight-net", metavar="FILE", help="carry this one; nothing is learned on --source")
     carried.add_argument("--export", metavar="RUN", help="only write the weight net of this run into --out")
     carried.add_argument("--out", metavar="FILE", help="for --export (default: weight-net.json)")
@@ -113,8 +114,8 @@ def add_verbs(verbs: Any) -> None:
     for verb, folder in ((study, ROOT), (carried, "runs/transfer")):
         verb.add_argument("--folder", default=folder, help=f"where the runs are (default: {folder})")
         verb.add_argument("--address", help="a running Ray cluster: auto, or host:port (default: this machine)")
-        verb.add_argument("--concurrency", type=_positive, metavar="K", help="trainings at once (default: what fits)")
-        verb.add_argument("--gpus-per-trial", type=float, metavar="F", help="a fraction: trainings share a GPU")
+        verb.add_argument("--concurrency", type=positive, metavar="K", help="trainings at once (default: what fits)")
+        verb.add_argument("--gpus-per-trial", type=gpus, metavar="F", help="a fraction: trainings share a GPU")
         verb.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every run; repeatable")
         verb.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")
 
@@ -122,7 +123,7 @@ def add_verbs(verbs: Any) -> None:
 def _plans(options: argparse.Namespace) -> list[Plan]:
     from mwray.studies.plan import plan
 
-    names = [name for name in STUDIES if name in options.table] if options.table != ["all"] else list(STUDIES)
+    known = [name for name in STUDIES if name in options.table] if options.table != ["all"] else list(STUDIES)
     unknown = [name for name in options.table if name not in (*STUDIES, "all")]
     values = dict(_parsed(text) for text in options.set)
     folder = Path(options.folder).resolve()
@@ -130,7 +131,7 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
     if not options.table:
         raise ConfigError(f"--table: name one or more of {', '.join(STUDIES)}, or all")
     # An unknown name is refused there, with the nearest one.
-    return [plan(name, options.preset, folder, values=values, **chosen) for name in [*names, *unknown]]
+    return [plan(name, options.preset, folder, values=values, **chosen) for name in [*known, *unknown]]
 
 
 def _forecast(trainings: Sequence[Training], others: Sequence[Experiment], root: Path) -> Forecast:
@@ -212,27 +213,3 @@ def _parsed(text: str) -> tuple[str, Any]:
     from mwray.recipes import recipe
 
     return parse(recipe("digits"), text)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _seeds(text: str) -> Sequence[int]:
-    """Read "3" (three of them, 0 to 2), "3-4" or "0,2": parts of a study for different machines."""
-    if text.isdecimal():
-        return range(_positive(text))
-    found = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        found += list(range(int(first), int(last) + 1)) if dash else [int(first)]
-    if not found or min(found) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} names no seed: write 5 (0 to 4), 3-4, or 0,2")
-    return list(dict.fromkeys(found))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value

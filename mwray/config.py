@@ -12,7 +12,8 @@ import difflib
 import hashlib
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import pydantic
@@ -99,6 +100,22 @@ def parse(settings: Any, assignment: str) -> tuple[str, Any]:
     except json.JSONDecodeError:
         lowered = text.lower()
         return name, {"true": True, "false": False}.get(lowered, text)
+
+
+def assign(settings: T, assignments: Iterable[str]) -> T:
+    """Return `settings` with all "a.b=c" as typed: read together, for some are possible only beside one another.
+
+    Raises:
+        ConfigError: as `parse` and `override`.
+    """
+    values: dict[str, Any] = {}
+    known = settings
+    for assignment in assignments:
+        name, value = parse(known, assignment)
+        values[name] = value
+        with suppress(ConfigError):  # the rest may make it possible; else it is refused below
+            known = override(settings, values)
+    return override(settings, values)
 
 
 def fingerprint(settings: Any) -> str:

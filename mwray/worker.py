@@ -13,6 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mwray.errors import UserError
+
+
+class DeviceError(UserError, ValueError):
+    """A device that is not there."""
+
 
 class Worker(Protocol):
     """One of `size` processes that train one model together."""
@@ -34,15 +40,31 @@ class Worker(Protocol):
         """What `average` cost since this was last asked: "calls", "bytes" and "seconds"; empty for one worker."""
 
 
+def usable(device: torch.device | str | None = None) -> torch.device:
+    """`device`, tried; None: the GPU if there is one.
+
+    Raises:
+        DeviceError: it is no device, or this machine has not got it.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"--device {device}: cannot be used ({reason}); this machine has {here}") from None
+
+
 class LocalWorker:
     """A single process with nobody to report to."""
 
     def __init__(self, device: torch.device | str | None = None, saved: Callable[[], None] = lambda: None) -> None:
-        """Compute on `device`; `saved` is called when an epoch's record and checkpoint are written."""
+        """Compute on `device` (as `usable` takes it); `saved` is called when an epoch is written."""
         self._saved = saved
         self.rank = 0
         self.size = 1
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable(device)
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return `tensors` as they are: the mean over one worker."""

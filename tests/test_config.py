@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mwray.config import ConfigError, fingerprint, leaves, names, nearest, override, parse, read, to_dict
+from mwray.config import ConfigError, assign, fingerprint, leaves, names, nearest, override, parse, read, to_dict
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
 
@@ -68,6 +68,21 @@ def test_assignments_are_read_as_typed():
     assert parse(experiment, "data.augment=False") == ("data.augment", False)
     with pytest.raises(ConfigError, match="not of the form field=value"):
         parse(experiment, "seed")
+
+
+def test_assignments_that_are_possible_only_together_are_read_together():
+    typed = ["method.name=frozen", "method.shape=1-2-1", "method.parameters=[1, -1, 0, 0, 1, 1, 0]"]
+    for order in (typed, typed[::-1]):
+        method = assign(recipe("digits"), order).method
+        assert method.shape == "1-2-1" and method.parameters == (1, -1, 0, 0, 1, 1, 0)
+    assert assign(recipe("digits"), ["epochs=3", "epochs=4"]).epochs == 4
+    assert assign(recipe("digits"), ["method.name=reed", "method.form=soft"]).method.form == "soft"
+    for refused, message in (
+        (typed[:1], "method: give either file, or"),
+        (["epochs=3", "epoch=4"], "epoch: there is no"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            assign(recipe("digits"), refused)
 
 
 def test_fingerprints_tell_experiments_apart_and_are_stable():

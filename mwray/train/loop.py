@@ -154,6 +154,7 @@ class Session:
         self.tracker = Tracker(self.splits.train, worker)
         graphs = graphs or graphs_for(self.execution, worker)
         self.iteration = Iteration(self.train, self.meta, self.method, self.tracker, graphs)
+        self._draws(0)  # batches that cannot be drawn are refused here, before anything is written
 
     def run(self, checkpoint_every: int) -> dict[str, Any]:
         """Train the epochs that are missing; returns the summary."""
