@@ -1,9 +1,11 @@
-"""Tables as LaTeX, for \\usepackage{booktabs}: the paper's numbers in small type below ours."""
+"""Tables as LaTeX, for \\usepackage{booktabs,graphicx}: the paper's numbers in small type below ours."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 
+from mwray.reports.published import Column
 from mwray.reports.tables import Table, TableCell
 
 ESCAPES = {
@@ -15,31 +17,35 @@ ESCAPES = {
     "{": r"\{",
     "}": r"\}",
     "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
 }
+
+MOST_COLUMNS = 6
+"""Beside one another: more of them go below, or print would be too small to read."""
+SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
+"""To the width of the text, where it is wider."""
 
 
 def to_latex(table: Table) -> str:
-    """A table environment; label "tab:<name>-<preset>"; best bold, second best underlined."""
-    groups = [(name, len(list(columns))) for name, columns in groupby(table.columns, lambda column: column.dataset)]
-    heads = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name, width in groups)
-    biases = " & ".join(escape(column.bias) for column in table.columns)
-    body = "\n".join(line for row in table.rows for line in _row(table, row))
+    """A table environment; label "tab:<name>-<preset>"; best bold, second best underlined.
+
+    What is wider than the text is shrunk to it (\\resizebox, of graphicx).
+    """
     legend = " Mean, spread and number of seeds; best bold, second best underlined; --: no finished run."
     if table.has_paper:
         legend += " Below: the paper's number, and ours minus it (*: within the paper's spread)."
     caption = escape(f"{table.heading}. {table.caption}{legend} {table.note}".strip())
+    starts = range(0, len(table.columns), MOST_COLUMNS)
+    parts = [_tabular(table, table.columns[start : start + MOST_COLUMNS]) for start in starts]
+    body = "\n\\par\\medskip\n".join(parts)
     return rf"""\begin{{table}}
 \centering
 \caption{{{caption}}}
 \label{{tab:{table.name.replace(" ", "-")}-{table.preset}}}
-\begin{{tabular}}{{l{"c" * len(table.columns)}}}
-\toprule
- & {heads} \\
-method & {biases} \\
-\midrule
 {body}
-\bottomrule
-\end{{tabular}}
 \end{{table}}
 """
 
@@ -49,8 +55,23 @@ def escape(text: str) -> str:
     return "".join(ESCAPES.get(letter, letter) for letter in text)
 
 
-def _row(table: Table, row: str) -> list[str]:
-    cells = [table.cells[row, column] for column in table.columns]
+def _tabular(table: Table, columns: Sequence[Column]) -> str:
+    groups = [(name, len(list(found))) for name, found in groupby(columns, lambda column: column.dataset)]
+    heads = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name, width in groups)
+    biases = " & ".join(escape(column.bias) for column in columns)
+    body = "\n".join(line for row in table.rows for line in _row(table, row, columns))
+    return rf"""{SHRUNK}{{\begin{{tabular}}{{l{"c" * len(columns)}}}
+\toprule
+ & {heads} \\
+method & {biases} \\
+\midrule
+{body}
+\bottomrule
+\end{{tabular}}}}"""
+
+
+def _row(table: Table, row: str, columns: Sequence[Column]) -> list[str]:
+    cells = [table.cells[row, column] for column in columns]
     found = [rf"{escape(row)} & {' & '.join(map(_ours, cells))} \\"]
     if any(cell.paper for cell in cells):
         found.append(rf"\quad\scriptsize paper & {' & '.join(map(_paper, cells))} \\")

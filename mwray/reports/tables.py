@@ -1,6 +1,6 @@
 """Tables from records: ours (mean, spread, number of seeds) beside the paper's, from one named measure.
 
-Data only; `mwray.reports.text`, `latex` and `html` write them down.
+Data only; `mwray.reports.text`, `latex` and `page` write them down.
 """
 
 from __future__ import annotations

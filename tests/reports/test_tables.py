@@ -6,6 +6,9 @@ import csv
 import io
 import math
 import statistics
+import subprocess
+from dataclasses import replace
+from shutil import which
 
 import pytest
 
@@ -147,6 +150,25 @@ def test_latex_has_as_many_columns_as_it_says_and_nothing_unescaped(table):
     assert r"\scriptsize 70.77 $\pm$ 2.31 ($+9.23$)" in text
     assert "%" not in text.replace(r"\%", "")
     assert escape("a_b & 5 % {x} \\") == r"a\_b \& 5 \% \{x\} \textbackslash{}"
+
+
+def test_latex_of_many_columns_goes_below_itself(table):
+    wide = replace(table, columns=table.columns + table.columns[:1])
+    text = to_latex(wide)
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert r"\begin{tabular}{lc}" in text and r"\multicolumn{1}{c}{CIFAR-10}" in text
+    assert text.count("{") == text.count("}")
+
+
+@pytest.mark.skipif(which("pdflatex") is None, reason="needs TeX with booktabs")
+def test_latex_is_read_by_latex_and_stays_within_the_page(table, tmp_path):
+    body = to_latex(replace(table, note="a_b & 5 % of {x} <y> ~z ^ # $ \\"))
+    text = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{body}\end{{document}}"
+    (tmp_path / "page.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_equal_means_share_a_place(tmp_path):
