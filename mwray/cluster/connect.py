@@ -30,6 +30,8 @@ SLOTS = 10_000
 OBJECT_STORE = 256 * 2**20
 """Bytes. Nothing of size travels through the object store; Ray's default of 30 % of memory would be for nothing."""
 PREFLIGHT_SECONDS = 90
+AS_GIVEN = (PATIENCE, "MWRAY_EXECUTION", "MWRAY_RECOMPUTE", "MWRAY_KEEP_FREED_MEMORY", "MWRAY_DOWNLOAD")
+"""Environment variables that a trial's process gets from the driver, on whatever machine it is."""
 STARTS = 3
 """Attempts at starting Ray on this machine, which may be busy."""
 
@@ -125,8 +127,7 @@ def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "MWRAY_COMMAND": " ".join(sys.argv),  # what a run's environment.json names as its command
     }
-    if patience := environment.get(PATIENCE):
-        passed[PATIENCE] = patience
+    passed |= {name: environment[name] for name in AS_GIVEN if environment.get(name)}
     for name in ("MWRAY_DATA", "MWRAY_WEIGHT_NETS"):
         if folders := environment.get(name):
             passed[name] = os.pathsep.join(str(Path(part).resolve()) for part in folders.split(os.pathsep))

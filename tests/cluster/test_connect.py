@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from mwray import lock
-from mwray.cluster.connect import Allotment, allot, limit
+from mwray.cluster.connect import Allotment, _passed_on, allot, limit
 from mwray.config import ConfigError
 from mwray.lock import LockedError, locked
 
@@ -112,3 +112,14 @@ def test_without_kernel_locks_a_dead_driver_of_this_host_is_followed(tmp_path, m
     with pytest.raises(LockedError, match=f"process {pid} on .* remove"), locked(tmp_path):
         pass
     assert json.loads((tmp_path / "lock").read_text()) == holder  # a refusal leaves it to its owner
+
+
+def test_trials_get_the_switches_that_the_driver_was_given(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = {"MWRAY_EXECUTION": "graph=off", "MWRAY_RECOMPUTE": "all", "MWRAY_DATA": "data:/d", "MWRAY_DOWNLOAD": ""}
+    passed = _passed_on(given)
+    assert {name: passed.get(name) for name in given} == {
+        **given,
+        "MWRAY_DATA": f"{tmp_path / 'data'}:/d",
+        "MWRAY_DOWNLOAD": None,
+    }
