@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 def names(text: str) -> list[str]:
     """Split "a, b,c"."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing: write one or more, with commas between them")
+    return found
 
 
 def positive(text: str) -> int:

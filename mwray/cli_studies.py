@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mwray.cli_arguments import gpus, names, positive, seeds
 from mwray.cli_reports import ROOT, add_measure, write_report
-from mwray.config import ConfigError, parse
+from mwray.config import parse
 from mwray.studies.presets import PRESETS
 from mwray.studies.tables import STUDIES
 
@@ -128,8 +128,6 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
     values = dict(_parsed(text) for text in options.set)
     folder = Path(options.folder).resolve()
     chosen = {"seeds": options.seeds, "rows": options.rows, "columns": options.columns}
-    if not options.table:
-        raise ConfigError(f"--table: name one or more of {', '.join(STUDIES)}, or all")
     # An unknown name is refused there, with the nearest one.
     return [plan(name, options.preset, folder, values=values, **chosen) for name in [*known, *unknown]]
 

@@ -47,6 +47,7 @@ def test_a_file_where_a_folder_should_be(tmp_path, capsys):
         (["train", "--gpus", "-1"], "argument --gpus: '-1' is not a number of GPUs"),
         (["tune", "--gpus-per-trial", "half"], "argument --gpus-per-trial: 'half' is not a number of GPUs"),
         (["compare", "--seeds", "0"], "argument --seeds: '0' is not a whole number above 0"),
+        (["compare", "--methods", " ,"], "argument --methods: ' ,' names nothing"),
         (["tables", "--seeds", "a"], "argument --seeds: 'a' names no seed: write 5 (0 to 4), 3-4, or 0,2"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_weight_net_is_taken_out_of_a_run(tmp_path, capsys, monkeypatch):
 
 
 def test_mistakes(tmp_path, here):
-    with pytest.raises(ConfigError, match=r"--table: name one or more of 1, 2, 3"):
+    with pytest.raises(SystemExit):
         typed("tables", "--table", "", "--folder", str(tmp_path))
     with pytest.raises(ConfigError, match=r"--table '7' is not known"):
         typed("tables", "--table", "7", "--folder", str(tmp_path))

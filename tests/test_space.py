@@ -176,6 +176,10 @@ def test_errors_of_the_file_name_the_file_and_the_line(tmp_path):
     path.write_text("recipe: [digits\n")
     with pytest.raises(ConfigError, match=r"s\.yaml, line 2"):
         load(path)
+    for content in (b"\x89PNG\xff", b"recipe: \x00\n", b"? [a, b]\n: 1\n"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"s\.yaml: is not"):
+            load(path)
     path.write_text("- digits\n")
     with pytest.raises(ConfigError, match="a mapping"):
         load(path)

@@ -30,11 +30,15 @@ def load(path: Path | str, assignments: Sequence[str] = (), seeds: int | None = 
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}.{_others(path)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text; a search space is a YAML file") from None
     try:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: {error.problem}") from None
+    except (yaml.YAMLError, TypeError) as error:  # a character that YAML has not; a key that is a list
+        raise ConfigError(f"{path}: is not a YAML file of plain names and values ({error})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {type(data).__name__}, and a mapping with `recipe` and `search` is needed")
     return build(data if seeds is None else {**data, "seeds": seeds}, str(path), assignments)

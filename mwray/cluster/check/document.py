@@ -74,12 +74,14 @@ def load(path: Path) -> list[Document]:
         text = path.read_text()
     except OSError as error:
         raise ClusterFileError(f"{path}: {error.strerror}; give a cluster file, for example cluster.yaml") from None
+    except UnicodeDecodeError:
+        raise ClusterFileError(f"{path}: is not text; give a cluster file, for example cluster.yaml") from None
     try:
         documents = list(_documents(path, text))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ClusterFileError(f"{path}:{line}: not readable as YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise ClusterFileError(f"{path}: not readable as YAML: {error}") from None
     if not documents:
         raise ClusterFileError(f"{path}: is empty; give a cluster file, for example cluster.yaml")
