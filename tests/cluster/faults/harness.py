@@ -83,6 +83,8 @@ class Search:
         self.mark = uuid.uuid4().hex
         self.log = folder.with_suffix(".out")
         self.kills: list[dict[Path, Seen]] = []
+        self.warned: list[dict[Path, Seen]] = []
+        """At the notice that came before a kill: what was trained then must not be trained again either."""
         self._space = folder.with_suffix(".yaml")
         self._space.write_text(SPACE.format(epochs=epochs, milestone=epochs - 2, trials=trials, seed=seed))
         self._arguments = list(arguments)

@@ -165,14 +165,14 @@ def raylet(node) -> psutil.Process:
 
 
 def lose_workers(folder, cluster, tally, victims) -> None:
-    """Kill `victims(node)` of one worker node after another; each is replaced."""
+    """Kill `victims(search, node)` of one worker node after another; each is replaced."""
     chance = random.Random(SEED)
     arguments = ["--address", cluster.address]
     for search in searches(folder, tally, trials=4, epochs=40, arguments=arguments):
         own, search.mark = search.mark, cluster.mark  # trials belong to the cluster's nodes
         for _ in moments(search, chance, lambda search=search: search.processes(TRIAL)):
             node = cluster.workers.pop(chance.randrange(2))
-            search.kill(victims(node))
+            search.kill(victims(search, node))
             cluster.remove_node(node, allow_graceful=False)
             cluster.workers.append(cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20))
             if tally.times + len(search.kills) >= TIMES:
@@ -184,13 +184,13 @@ def lose_workers(folder, cluster, tally, victims) -> None:
 
 def test_a_worker_host(folder, cluster, report):
     tally = Tally("a worker host: its raylet and all processes below it")
-    lose_workers(folder, cluster, tally, lambda node: family(raylet(node)))
+    lose_workers(folder, cluster, tally, lambda search, node: family(raylet(node)))
     report(tally)
 
 
 def test_a_worker_hosts_raylet(folder, cluster, report):
     tally = Tally("a worker host's raylet")
-    lose_workers(folder, cluster, tally, lambda node: [raylet(node)])
+    lose_workers(folder, cluster, tally, lambda search, node: [raylet(node)])
     report(tally)
 
 
@@ -202,9 +202,10 @@ def test_a_worker_host_that_is_drained(folder, cluster, report):
     tally = Tally("a worker host, drained before it goes")
     gcs = GcsClient(address=cluster.address)
 
-    def drain(node):
+    def drain(search, node):
         reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
         end = int((time.time() + SPOT_SECONDS) * 1000)
+        search.warned.append(search.look())
         accepted, why = gcs.drain_node(node.node_id, reason, "a test", end)
         assert accepted, why
         time.sleep(SPOT_SECONDS)

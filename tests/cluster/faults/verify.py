@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from mwray.cluster.connect import connected
 from mwray.cluster.trainer import fit
 from mwray.config import read
 from mwray.experiment import Experiment
@@ -33,19 +35,27 @@ def verify(search: Search, tally: Tally, *, workers: int = 1) -> None:
         assert [record["epoch"] for record in records] == list(range(1, search.epochs + 1)), path
         assert Run(path).state == "done"
         assert not list(path.glob(".*.part")), "half-written files"
-    for kill in search.kills:
-        for path, seen in kill.items():
+    again = _epochs_again(search)
+    assert max(again.values(), default=0) <= 1, f"more than one checkpoint interval lost: {again}"
+    tally.epochs_again += sum(again.values())
+    tally.most_again = max([tally.most_again, *again.values()])
+    _every_run_has_the_bits_of_one_that_was_left_alone(search, workers)
+    tally.searches += 1
+    tally.times += len(search.kills)
+
+
+def _epochs_again(search: Search) -> dict[tuple[Path, int], int]:
+    """By run and start, the epochs that were on the disk before it and were trained again."""
+    again: dict[tuple[Path, int], int] = {}
+    for look in [*search.kills, *search.warned]:
+        for path, seen in look.items():
             if seen.done is not None:
                 assert (path / "done").read_bytes() == seen.done, f"{path} was finished and is another now"
                 assert len(starts(path)) == seen.starts, f"{path} was finished and ran again"
             elif len(starts(path)) > seen.starts:
-                again = seen.epoch - starts(path)[seen.starts]
-                assert again <= 1, f"{path}: {again} epochs lost, more than one checkpoint interval"
-                tally.epochs_again += max(0, again)
-                tally.most_again = max(tally.most_again, again)
-    _every_run_has_the_bits_of_one_that_was_left_alone(search, workers)
-    tally.searches += 1
-    tally.times += len(search.kills)
+                start = (path, seen.starts)
+                again[start] = max(again.get(start, 0), seen.epoch - starts(path)[seen.starts])
+    return again
 
 
 def _every_trial_is_in_the_study_once(search: Search) -> None:
@@ -62,16 +72,17 @@ def _every_trial_is_in_the_study_once(search: Search) -> None:
 
 
 def _every_run_has_the_bits_of_one_that_was_left_alone(search: Search, workers: int) -> None:
-    for path in search.runs():
-        experiment = read(Experiment, Run(path).experiment())
-        alone = search.folder.parent / f"{search.folder.name}-alone" / path.name
-        if workers > 1:
-            fit(experiment, alone, workers)
-        else:
-            train(experiment, alone, worker=LocalWorker("cpu"))
-        # A checkpoint's name carries the checksum of all that is in it.
-        assert _newest(path) == _newest(alone), path
-        assert [_measured(r) for r in Run(path).records()] == [_measured(r) for r in Run(alone).records()]
+    with connected(None) if workers > 1 else nullcontext():  # one Ray for all of them
+        for path in search.runs():
+            experiment = read(Experiment, Run(path).experiment())
+            alone = search.folder.parent / f"{search.folder.name}-alone" / path.name
+            if workers > 1:
+                fit(experiment, alone, workers)
+            else:
+                train(experiment, alone, worker=LocalWorker("cpu"))
+            # A checkpoint's name carries the checksum of all that is in it.
+            assert _newest(path) == _newest(alone), path
+            assert [_measured(r) for r in Run(path).records()] == [_measured(r) for r in Run(alone).records()]
 
 
 def _newest(folder: Path) -> str:
