@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import tempfile
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.node import Node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import mwray
@@ -85,10 +87,23 @@ def _start(where: Mapping[str, Any], times: int) -> None:
         except ConnectionError:
             raise
         except Exception as error:
+            _end_half_started(error)
             if left == 0:
                 raise
             logger.warning("Ray did not start (%s); once more", error)
             ray.shutdown()
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a Ray that did not come up: Ray (2.60) forgets them, and they run as long as this process.
+
+    Twenty of them make the next start slower still.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            return
 
 
 def _doors() -> dict[str, str]:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 
 import pytest
+import ray
+from ray._private.node import Node
 
 from mwray import lock
-from mwray.cluster.connect import Allotment, _passed_on, allot, limit
+from mwray.cluster.connect import Allotment, _passed_on, _start, allot, limit
 from mwray.config import ConfigError
 from mwray.lock import LockedError, locked
 
@@ -123,3 +125,19 @@ def test_trials_get_the_switches_that_the_driver_was_given(monkeypatch, tmp_path
         "MWRAY_DATA": f"{tmp_path / 'data'}:/d",
         "MWRAY_DOWNLOAD": None,
     }
+
+
+def test_processes_of_a_ray_that_came_up_too_slowly_are_ended(monkeypatch):
+    ended = []
+
+    class Slow(Node):
+        def __init__(self):
+            raise Exception("The current node timed out during startup")
+
+        def kill_all_processes(self, **how):
+            ended.append(how)
+
+    monkeypatch.setattr(ray, "init", lambda **given: Slow())
+    with pytest.raises(Exception, match="timed out"):
+        _start({}, 2)
+    assert len(ended) == 2
