@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any, final
+from typing import final
 
 from torch import Tensor
 
@@ -12,14 +11,14 @@ from mwray.meta import recompute
 from mwray.meta.gradient import cross_entropy, inner_products, meta_gradient
 from mwray.meta.tangent import record
 from mwray.meta.weights import Multipliers, weigh
-from mwray.methods.base import Method, Setup, Step
-from mwray.methods.classifier import Classifier
+from mwray.methods.base import Setup, Step
+from mwray.methods.one_network import OneNetwork
 from mwray.methods.settings import L2RWSettings
 from mwray.worker import Worker
 
 
 @final
-class L2RW(Method):
+class L2RW(OneNetwork):
     """Weights without a memory: each batch's are the clipped alignments of its gradients with that of a meta batch.
 
     Their Algorithm 1 takes a virtual step with weights eps = 0, differentiates the meta loss by eps, clips at zero and
@@ -37,12 +36,8 @@ class L2RW(Method):
     needs_meta = True
 
     def __init__(self, settings: L2RWSettings, setup: Setup) -> None:
+        super().__init__(setup)
         self.worker = setup.worker
-        self.classifier = Classifier(setup)
-
-    def epoch_start(self, epoch: int) -> None:
-        """Set the learning rate."""
-        self.classifier.start_epoch(epoch)
 
     def update(self, batch: Batch, meta: Batch | None) -> Step:
         """One forward for alignments and step, one for the meta gradient."""
@@ -60,26 +55,6 @@ class L2RW(Method):
         scalars = {"meta_loss": meta_loss, "weighted_loss": weighted.detach()}
         scalars["method.share_zero"] = (weights.eta == 0).float().mean()
         return Step(recording.outputs.detach(), losses.detach(), weights.eta * len(losses), scalars)
-
-    def capture_key(self) -> Hashable:
-        """Always the same step."""
-        return "step"
-
-    def epoch_end(self, epoch: int) -> None:
-        """Agree on running statistics."""
-        self.classifier.agree()
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Logits [B, C]."""
-        return self.classifier.predict(x)
-
-    def state(self) -> dict[str, Any]:
-        """Network and optimiser: the weights of one step know nothing of the last."""
-        return self.classifier.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        self.classifier.restore(state)
 
 
 def clipped(alignment: Tensor, worker: Worker) -> Multipliers:

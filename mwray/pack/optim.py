@@ -5,7 +5,7 @@ Their arithmetic is that of torch.optim.SGD and Adam, element by element; the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,16 +52,47 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 class _Stacked:
-    """What both optimisers share: settings per trial, and which elements may move."""
+    """What both optimisers share: settings and state of K trials in vectors, and which elements may move."""
 
-    flat: Flat
     SETTINGS: tuple[str, ...]
+    """Of an optimiser's parameter group, of each trial's own."""
 
-    def _prepare(self, parameters: Sequence[nn.Parameter], masks: Sequence[Tensor] | None) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizers: Sequence[torch.optim.Optimizer],
+        rows: Rows = whole_rows,
+        masks: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Take over settings and state of `optimizers`, one for each trial.
+
+        Args:
+            parameters: [K, ...] each; they become views of one vector.
+            optimizers: torch.optim's own over trial k's own parameters, in one group, alike in all but `SETTINGS`.
+            rows: where each trial's parameters lie in the stacked ones.
+            masks: 1 where a trial has a parameter; None: everywhere.
+        """
         self.flat = Flat(parameters)
+        self._rows = rows
         self._own = None if masks is None else torch.cat([mask.reshape(-1) for mask in masks]).bool()
         self._moves = self._own
         self.settings = {name: torch.zeros_like(self.flat.values) for name in self.SETTINGS}
+        self._begin(parameters, optimizers[0].param_groups[0])
+        self.set_rates(optimizers)
+        for row, optimizer in enumerate(optimizers):
+            for name, vector in self._named().items():
+                for place, parameter in zip(rows(row, self.flat.views(vector)), _parameters(optimizer), strict=True):
+                    held = optimizer.state.get(parameter, {}).get(name)
+                    if held is not None:
+                        place.copy_(held)
+
+    def _begin(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
+        """Become an optimiser over `parameters` with what `group` fixes for all trials, and with zeros for state."""
+        raise NotImplementedError
+
+    def _named(self) -> dict[str, Tensor]:
+        """The vectors of state by the names that torch.optim gives them."""
+        raise NotImplementedError
 
     def set_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Take every trial's present settings from its own optimiser."""
@@ -82,45 +113,25 @@ class _Stacked:
 
 
 class StackedSGD(_Stacked, torch.optim.SGD):
-    """K times torch.optim.SGD; learning rate, momentum and weight decay of each trial's own.
+    """K times torch.optim.SGD; learning rate, momentum and weight decay of each trial's own, nesterov alike in all.
 
     A momentum buffer that is not there yet is zero, which takes the same first step (dampening is 0).
     """
 
     SETTINGS = ("lr", "momentum", "weight_decay")
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        optimizers: Sequence[torch.optim.Optimizer],
-        rows: Rows = whole_rows,
-        masks: Sequence[Tensor] | None = None,
-    ) -> None:
-        """Take over settings and state of `optimizers`, one for each trial.
-
-        Args:
-            parameters: [K, ...] each; they become views of one vector.
-            optimizers: torch.optim.SGD over trial k's own parameters, in one group; nesterov alike in all.
-            rows: where each trial's parameters lie in the stacked ones.
-            masks: 1 where a trial has a parameter; None: everywhere.
-        """
+    def _begin(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
         torch.optim.SGD.__init__(self, [{"params": [p]} for p in parameters], lr=0.0)
-        self._prepare(parameters, masks)
-        self.nesterov = bool(optimizers[0].param_groups[0]["nesterov"])
+        self.nesterov = bool(group["nesterov"])
         self.buffer = torch.zeros_like(self.flat.values)
-        self._rows = rows
         pieces = {name: self.flat.views(vector) for name, vector in self.settings.items()}
-        buffers = self.flat.views(self.buffer)
         # So that whoever reads an SGD's groups and state, as the look-ahead does, finds each parameter's own.
-        for i, group in enumerate(self.param_groups):
-            group.update({name: pieces[name][i] for name in self.SETTINGS}, nesterov=self.nesterov)
-            self.state[group["params"][0]] = {"momentum_buffer": buffers[i]}
-        self.set_rates(optimizers)
-        for row, optimizer in enumerate(optimizers):
-            for place, parameter in zip(rows(row, buffers), _parameters(optimizer), strict=True):
-                held = optimizer.state.get(parameter, {}).get("momentum_buffer")
-                if held is not None:
-                    place.copy_(held)
+        for i, (own, buffer) in enumerate(zip(self.param_groups, self.flat.views(self.buffer), strict=True)):
+            own.update({name: pieces[name][i] for name in self.SETTINGS}, nesterov=self.nesterov)
+            self.state[own["params"][0]] = {"momentum_buffer": buffer}
+
+    def _named(self) -> dict[str, Tensor]:
+        return {"momentum_buffer": self.buffer}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -141,30 +152,17 @@ class StackedSGD(_Stacked, torch.optim.SGD):
 
 
 class StackedAdam(_Stacked, torch.optim.Optimizer):
-    """K times torch.optim.Adam with its default betas and eps; learning rate and weight decay of each trial's own."""
+    """K times torch.optim.Adam; learning rate and weight decay of each trial's own, betas and eps alike in all."""
 
     SETTINGS = ("lr", "weight_decay")
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        optimizers: Sequence[torch.optim.Optimizer],
-        rows: Rows = whole_rows,
-        masks: Sequence[Tensor] | None = None,
-    ) -> None:
-        """Take over settings and state of `optimizers` (torch.optim.Adam); the rest as for `StackedSGD`."""
+    def _begin(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
         torch.optim.Optimizer.__init__(self, list(parameters), {})
-        self._prepare(parameters, masks)
-        self._rows = rows
-        group = optimizers[0].param_groups[0]
         (self.b1, self.b2), self.eps = group["betas"], group["eps"]
         self.first, self.second, self.steps = (torch.zeros_like(self.flat.values) for _ in range(3))
-        self.set_rates(optimizers)
-        for row, optimizer in enumerate(optimizers):
-            for name, vector in self._named().items():
-                for place, parameter in zip(rows(row, self.flat.views(vector)), _parameters(optimizer), strict=True):
-                    if optimizer.state.get(parameter):
-                        place.copy_(optimizer.state[parameter][name])
+
+    def _named(self) -> dict[str, Tensor]:
+        return {"step": self.steps, "exp_avg": self.first, "exp_avg_sq": self.second}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -193,9 +191,6 @@ class StackedAdam(_Stacked, torch.optim.Optimizer):
                 "exp_avg": parts["exp_avg"][i].clone(),
                 "exp_avg_sq": parts["exp_avg_sq"][i].clone(),
             }
-
-    def _named(self) -> dict[str, Tensor]:
-        return {"step": self.steps, "exp_avg": self.first, "exp_avg_sq": self.second}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
