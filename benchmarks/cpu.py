@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.charts import bars, ratio_spread
 from benchmarks.contenders import Task, ours, plain
 from benchmarks.timing import interleaved, quartiles, surroundings
 from mwray.train.memory import keep_freed_memory
@@ -119,19 +120,10 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, (kind, found) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         ratios = [row["ratio"] for row in found]
-        spread = [
-            [row["ratio"] - row["ratio_quartiles"][0] for row in found],
-            [row["ratio_quartiles"][1] - row["ratio"] for row in found],
-        ]
         colors = ["#009E73" if ratio < 0.97 else "#D55E00" if ratio > 1.03 else "#999999" for ratio in ratios]
-        bars = axes.barh([row["name"] for row in found], ratios, xerr=spread, color=colors, ecolor="#444444")
-        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=4, fontsize=8)
+        title = f"{kind}: time of a step relative to the default"
+        bars(axes, [row["name"] for row in found], ratios, colors, "{:.2f}", title, spread=ratio_spread(found))
         axes.axvline(1, color="#444444", linewidth=0.8)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set_title(f"{kind}: time of a step relative to the default", fontsize=9, loc="left")
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 

@@ -24,6 +24,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.charts import bars
 from benchmarks.images import cifar10
 from benchmarks.timing import surroundings
 from mwray.config import override
@@ -173,13 +174,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         own = [row for row in timed if row["model"] == model]
         names = [f"{row['method']}, {row['precision']}, {row['path']}" for row in own]
         values = [row["milliseconds"] for row in own]
-        bars = axes.barh(names, values, color=[COLORS[row["path"]] for row in own])
-        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=4, fontsize=8)
-        axes.margins(x=0.12)
-        axes.invert_yaxis()
-        axes.set_title(f"{model}: milliseconds of an iteration", fontsize=9, loc="left")
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        colors = [COLORS[row["path"]] for row in own]
+        bars(axes, names, values, colors, "{:.2f}", f"{model}: milliseconds of an iteration")
     figure.savefig(path, dpi=150)
 
 

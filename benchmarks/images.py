@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mwray.config import ConfigError
+from mwray.data.archives import MissingData
 from mwray.data.sources import Source, load
 
 
@@ -12,7 +12,7 @@ def cifar10() -> tuple[Source, str]:
     """The data set, and what it is: "CIFAR-10" or "noise of CIFAR-10's size"."""
     try:
         return load("cifar10", download=False), "CIFAR-10"
-    except ConfigError:
+    except MissingData:
         return noise(50_000, 10_000), "noise of CIFAR-10's size"
 
 

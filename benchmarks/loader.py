@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from benchmarks.charts import bars
 from benchmarks.images import cifar10
 from benchmarks.timing import quartiles, surroundings
 from mwray.data.loader import Loader
@@ -179,13 +180,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for axes, (batch, rows) in zip(panels, batches.items(), strict=True):
         values = [row["images_per_second"] for row in rows]
         colors = ["#E69F00" if row["name"] == "mwray" else "#999999" for row in rows]
-        bars = axes.barh([row["name"] for row in rows], values, color=colors)
-        axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=4, fontsize=8)
-        axes.margins(x=0.15)
-        axes.invert_yaxis()
-        axes.set_title(f"Images per second, batch {batch}, {report['images']}", fontsize=9, loc="left")
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        title = f"Images per second, batch {batch}, {report['images']}"
+        bars(axes, [row["name"] for row in rows], values, colors, "{:,.0f}", title, margin=0.15)
     figure.savefig(path, dpi=150)
 
 

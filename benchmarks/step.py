@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import peers
+from benchmarks.charts import bars, ratio_spread
 from benchmarks.contenders import CONTENDERS, Contender, Task
 from benchmarks.timing import interleaved, peak_bytes, quartiles, surroundings
 from mwray.train.memory import keep_freed_memory
@@ -131,19 +132,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for axes, (name, rows) in zip(
         figure.subplots(len(networks), 1, squeeze=False)[:, 0], networks.items(), strict=True
     ):
-        ratios = [row["ratio"] for row in rows]
-        spread = [
-            [r["ratio"] - r["ratio_quartiles"][0] for r in rows],
-            [r["ratio_quartiles"][1] - r["ratio"] for r in rows],
-        ]
         colors = ["#E69F00" if row["name"].startswith("mwray") else "#999999" for row in rows]
-        bars = axes.barh([row["name"] for row in rows], ratios, xerr=spread, color=colors, ecolor="#444444")
-        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=4, fontsize=8)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set_title(f"{name}: time of an iteration relative to plain training", fontsize=9, loc="left")
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        title = f"{name}: time of an iteration relative to plain training"
+        names, ratios = [row["name"] for row in rows], [row["ratio"] for row in rows]
+        bars(axes, names, ratios, colors, "{:.2f}", title, spread=ratio_spread(rows))
     figure.savefig(path, dpi=150)
 
 
