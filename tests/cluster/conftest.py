@@ -26,6 +26,21 @@ def ray_home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def mark(tmp_path_factory):
+    """What `tests.cluster.networks` needs: its path has to be in the environment before Ray's processes start."""
+    from tests.cluster.networks import MARK
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, str(tmp_path_factory.mktemp("mark") / "died"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def marked_ray(mark, local_ray):
+    """A local Ray whose processes know where the mark is."""
+
+
+@pytest.fixture(scope="module")
 def local_ray(ray_home):
     """A local Ray for a module's tests; it writes its token into a home of its own and not into the user's."""
     from mwray.cluster.connect import connected

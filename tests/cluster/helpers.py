@@ -12,6 +12,8 @@ SEARCH = {
     "data.num_meta": {"int": [20, 200], "step": 20},
 }
 
+SMALL = {"method.weight_net.shape": {"choice": ["1-50-1", "1-100-1"]}, "optimizer.lr": SEARCH["optimizer.lr"]}
+
 
 def space(search=None, **changes):
     """A space over digits, two epochs long."""
@@ -23,6 +25,12 @@ def space(search=None, **changes):
         "trials": 6,
     }
     return build({**data, **changes}, "small.yaml")
+
+
+def small(network="plain", epochs=2, search=None, **changes):
+    """Two points of a network of `tests.cluster.networks`, over a choice of weight nets and a range of rates."""
+    fixed = {"epochs": epochs, "optimizer.milestones": [], "model.name": f"tests.cluster.networks:{network}"}
+    return space(search or SMALL, **{"set": fixed, "trials": 2, **changes})
 
 
 def finish_run(folder, experiment, accuracy, epochs=None):

@@ -14,8 +14,10 @@ from mwray.cluster.study import Study
 from mwray.config import ConfigError
 from mwray.records import Run
 from tests.cluster import networks
-from tests.cluster.helpers import space
+from tests.cluster.helpers import small, space
 from tests.cluster.test_search import interrupt_after_first, starts
+
+pytestmark = pytest.mark.usefixtures("marked_ray")
 
 SEARCH = {
     "method.weight_net.shape": {"choice": ["1-50-1", "1-10-10-1"]},
@@ -23,27 +25,13 @@ SEARCH = {
 }
 
 
-def small(network="plain", epochs=2, **changes):
-    fixed = {"epochs": epochs, "optimizer.milestones": [], "model.name": f"tests.cluster.networks:{network}"}
-    return space(SEARCH, **{"set": fixed, "trials": 5, "sampler": "random", **changes})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_with_a_mark(tmp_path_factory):
-    """The mark's path has to be in the environment before Ray's processes start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(networks.MARK, str(tmp_path_factory.mktemp("mark") / "died"))
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(ray_with_a_mark, local_ray):
-    """All tests here share one Ray."""
+def many(network="plain", epochs=2, **changes):
+    return small(network, epochs, SEARCH, **{"trials": 5, "sampler": "random", **changes})
 
 
 def test_a_packed_search_comes_to_what_one_with_a_process_for_each_trial_comes_to(tmp_path):
-    packed = search(small(), tmp_path / "packed", pack=6, concurrency=6, display=False)
-    apart = search(small(), tmp_path / "apart", display=False)
+    packed = search(many(), tmp_path / "packed", pack=6, concurrency=6, display=False)
+    apart = search(many(), tmp_path / "apart", display=False)
     assert packed.finished and packed.base.state == apart.base.state == "finished"
     ours, theirs = ({row.number: row for row in (*result.rows, result.base)} for result in (packed, apart))
     assert ours.keys() == theirs.keys()
@@ -54,13 +42,13 @@ def test_a_packed_search_comes_to_what_one_with_a_process_for_each_trial_comes_t
         a, b = Run(row.folder).records()[-1], Run(other.folder).records()[-1]
         assert a["train.loss"] == pytest.approx(b["train.loss"], abs=1e-4)
         assert list(row.folder.glob("events.out.tfevents.*")) and list(row.folder.glob("checkpoint-000002-*.pt"))
-    again = search(small(), tmp_path / "packed", pack=2, display=False)
+    again = search(many(), tmp_path / "packed", pack=2, display=False)
     assert again.rows == packed.rows
     assert all(starts(row.folder) == [0] for row in again.rows)
 
 
 def test_an_interrupted_packed_search_goes_on_packed_or_not(tmp_path):
-    whole = small(epochs=20, trials=3)
+    whole = many(epochs=20, trials=3)
     stopper = threading.Thread(target=interrupt_after_first, args=(tmp_path,))
     stopper.start()
     first = search(whole, tmp_path, pack=2, concurrency=2, display=False)
@@ -93,7 +81,7 @@ def test_a_hopeless_trial_makes_room_for_the_next_one(tmp_path):
 
 @pytest.mark.slow
 def test_trials_of_a_process_that_is_killed_go_on_each_by_itself(tmp_path):
-    result = search(small("dies_once"), tmp_path, pack=4, concurrency=4, display=False)
+    result = search(many("dies_once"), tmp_path, pack=4, concurrency=4, display=False)
     assert os.path.exists(os.environ[networks.MARK])
     assert result.finished
     assert [row.state for row in (*result.rows, result.base)] == ["finished"] * 6
@@ -117,4 +105,4 @@ def dropping(num_classes, shape):
 
 def test_a_pack_of_groups_of_workers_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--pack 2.*--workers-per-trial 2"):
-        search(small(), tmp_path, pack=2, workers_per_trial=2, display=False)
+        search(many(), tmp_path, pack=2, workers_per_trial=2, display=False)

@@ -22,8 +22,8 @@ from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.remote import Mirror, Remote, is_remote
 from mwray.storage import StorageError
+from tests.cluster.helpers import small
 from tests.cluster.object_storage import ENVIRONMENT, bucket, place  # noqa: F401 - fixtures
-from tests.cluster.test_search import small
 
 
 @pytest.mark.parametrize(

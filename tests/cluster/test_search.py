@@ -19,30 +19,9 @@ from mwray.storage import PATIENCE, StorageError
 from mwray.train.loop import train
 from mwray.worker import LocalWorker
 from tests.cluster import networks
-from tests.cluster.helpers import space
+from tests.cluster.helpers import SMALL, small, space
 
-SMALL = {
-    "method.weight_net.shape": {"choice": ["1-50-1", "1-100-1"]},
-    "optimizer.lr": {"float": [0.02, 0.2], "log": True},
-}
-
-
-def small(network="plain", epochs=2, **changes):
-    fixed = {"epochs": epochs, "optimizer.milestones": [], "model.name": f"tests.cluster.networks:{network}"}
-    return space(SMALL, **{"set": fixed, "trials": 2, **changes})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_with_a_mark(tmp_path_factory):
-    """The mark's path has to be in the environment before Ray's processes start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(networks.MARK, str(tmp_path_factory.mktemp("mark") / "died"))
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(ray_with_a_mark, local_ray):
-    """All tests here share one Ray."""
+pytestmark = pytest.mark.usefixtures("marked_ray")
 
 
 def starts(folder):

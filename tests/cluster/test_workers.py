@@ -20,8 +20,7 @@ from mwray.train import checkpoint
 from mwray.train.loop import train
 from mwray.worker import LocalWorker
 from tests.cluster import networks
-from tests.cluster.helpers import finish_run
-from tests.cluster.test_search import small
+from tests.cluster.helpers import finish_run, small
 
 
 def worker_of(size, monkeypatch, other=None, fails=False):

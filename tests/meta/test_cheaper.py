@@ -20,13 +20,7 @@ from tests.meta import oracle
 from tests.meta.team import together
 from tests.meta.test_step import MAPS, OPTIMIZERS, batches, relative, sgd, small_net, warmed_up
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def resnet8() -> nn.Module:

@@ -45,12 +45,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def learned_gradient(mwn: MetaWeightNet, batch, meta) -> list[Tensor]:

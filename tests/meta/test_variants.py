@@ -15,13 +15,7 @@ from tests.meta import oracle
 from tests.meta.team import together
 from tests.meta.test_step import MAPS, Constant, batches, relative, sgd, small_net, warmed_up
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def gradients(net: nn.Module) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch
 from mwray.data.loader import Batch, Loader
 from mwray.methods.base import Method, Setup
 from tests.meta.team import together
-from tests.methods.setups import batches, make_setup, parameters
+from tests.methods.setups import batches, make_setup, parameters, same, started
 
 
 def meta_batch(setup: Setup, count: int = 50) -> Batch:
@@ -55,3 +56,25 @@ def ends(build: Callable[[Setup], Method], size: int, epochs: int, **options) ->
         return parameters(run(method, setup, epochs).classifier.network)
 
     return together(size, work)
+
+
+def check_resume(settings, stop: int) -> None:
+    """Three epochs end with the same bits after a resume at epoch `stop`."""
+    setup = make_setup(epochs=3)
+    whole = run(started(settings, setup), setup, 3)
+    saved = copy.deepcopy(run(started(settings, setup), setup, stop).state())
+    again = started(settings, setup)
+    again.restore(saved)
+    run(again, setup, 3, first=stop)
+    assert same(whole.state(), again.state())
+
+
+def check_two_workers(settings, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    """Two workers are one, on a net without batch norm: with it each worker has its own batch statistics."""
+
+    def build(setup: Setup) -> Method:
+        return started(settings, setup)
+
+    (alone,) = ends(build, 1, epochs=2)
+    for other in ends(build, 2, epochs=2):
+        torch.testing.assert_close(other, alone, rtol=rtol, atol=atol)

@@ -26,6 +26,7 @@ from mwray.train.loop import Session, train
 from mwray.worker import LocalWorker
 from tests.methods.lockstep import LockstepWorker, together
 from tests.methods.setups import same
+from tests.train.stopping import Stopped, Stopping
 
 EPOCHS = 4
 SMALL = {
@@ -95,20 +96,13 @@ def _random_state():
         yield
 
 
-class StopAfterEpoch(LocalWorker):
-    """A worker that is stopped after every epoch."""
-
-    def report(self, values, checkpoint) -> None:
-        raise InterruptedError
-
-
 @every_run
 def test_same_seed_same_bits_and_a_stop_after_each_epoch_changes_nothing(tmp_path, case):
     whole = experiment(case)
     train(whole, tmp_path / "a", worker=LocalWorker("cpu"))
     for _ in range(EPOCHS):
-        with pytest.raises(InterruptedError):
-            train(whole, tmp_path / "b", worker=StopAfterEpoch("cpu"))
+        with pytest.raises(Stopped):
+            train(whole, tmp_path / "b", worker=Stopping(1))
     train(whole, tmp_path / "b", worker=LocalWorker("cpu"))
     assert same(bits(tmp_path / "a"), bits(tmp_path / "b"))
 

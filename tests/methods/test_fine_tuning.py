@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,8 +9,8 @@ from torch.nn import functional as F
 from mwray.config import ConfigError
 from mwray.methods.phases import Phases
 from mwray.methods.settings import BaseModelSettings, FineTuningSettings, MetaOnlySettings
-from tests.methods.meta_batches import ends, meta_batch, run
-from tests.methods.setups import batches, make_setup, parameters, same, started
+from tests.methods.meta_batches import check_resume, check_two_workers, meta_batch, run
+from tests.methods.setups import batches, make_setup, parameters, started
 
 
 def test_phases_share_the_schedule():
@@ -85,26 +83,12 @@ def test_the_default_tunes_in_the_last_tenth():
 
 @pytest.mark.parametrize("stop", [1, 2])
 def test_a_resume_in_either_phase_changes_nothing(stop):
-    setup = make_setup(epochs=3)
-    settings = FineTuningSettings(first_epochs=2)
-    whole = run(started(settings, setup), setup, 3)
-    saved = copy.deepcopy(run(started(settings, setup), setup, stop).state())
-    again = started(settings, setup)
-    again.restore(saved)
-    run(again, setup, 3, first=stop)
-    assert same(whole.state(), again.state())
+    check_resume(FineTuningSettings(first_epochs=2), stop)
 
 
 @pytest.mark.parametrize("settings", [FineTuningSettings(first_epochs=1), MetaOnlySettings()])
 def test_two_workers_are_one(settings):
-    """On a net without batch norm: with it each worker has its own batch statistics."""
-
-    def build(setup):
-        return started(settings, setup)
-
-    (alone,) = ends(build, 1, epochs=2)
-    for other in ends(build, 2, epochs=2):
-        torch.testing.assert_close(other, alone, rtol=1e-4, atol=1e-5)
+    check_two_workers(settings)
 
 
 def test_a_first_phase_as_long_as_the_run_is_refused():

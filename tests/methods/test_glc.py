@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -17,8 +16,8 @@ from mwray.methods.forward_loss import corrected_losses
 from mwray.methods.glc import estimate_corruption
 from mwray.methods.settings import BaseModelSettings, ForwardSettings, GLCSettings
 from mwray.methods.steps import union_mean
-from tests.methods.meta_batches import ends, meta_batch, run
-from tests.methods.setups import batches, make_setup, parameters, same, started
+from tests.methods.meta_batches import check_resume, check_two_workers, meta_batch, run
+from tests.methods.setups import batches, make_setup, parameters, started
 
 
 def random_transition(classes: int, seed: int = 0) -> torch.Tensor:
@@ -131,13 +130,7 @@ def test_the_first_phase_is_basemodel_and_the_second_starts_from_the_same_weight
 @pytest.mark.parametrize("settings", [GLCSettings(first_epochs=1), ForwardSettings(first_epochs=1)])
 @pytest.mark.parametrize("stop", [1, 2])
 def test_a_resume_in_either_phase_changes_nothing(settings, stop):
-    setup = make_setup(epochs=3)
-    whole = run(started(settings, setup), setup, 3)
-    saved = copy.deepcopy(run(started(settings, setup), setup, stop).state())
-    again = started(settings, setup)
-    again.restore(saved)
-    run(again, setup, 3, first=stop)
-    assert same(whole.state(), again.state())
+    check_resume(settings, stop)
 
 
 def test_the_true_matrix_beats_the_uncorrected_loss():
@@ -157,14 +150,7 @@ def test_the_true_matrix_beats_the_uncorrected_loss():
 
 @pytest.mark.parametrize("settings", [GLCSettings(first_epochs=1), ForwardSettings(first_epochs=1)])
 def test_two_workers_are_one(settings):
-    """On a net without batch norm: with it each worker has its own batch statistics."""
-
-    def build(setup):
-        return started(settings, setup)
-
-    (alone,) = ends(build, 1, epochs=2)
-    for other in ends(build, 2, epochs=2):
-        torch.testing.assert_close(other, alone, rtol=1e-4, atol=1e-5)
+    check_two_workers(settings)
 
 
 def test_refusals_name_what_would_do():

@@ -13,8 +13,8 @@ from mwray.config import ConfigError, read
 from mwray.methods.mentor import MentorNetwork, Predefined, fit
 from mwray.methods.settings import BaseModelSettings, MentorNetSettings
 from mwray.methods.wrong_labels import wrong_labels
-from tests.methods.meta_batches import ends, meta_batch, run
-from tests.methods.setups import batches, make_setup, parameters, same, started
+from tests.methods.meta_batches import check_resume, check_two_workers, meta_batch, run
+from tests.methods.setups import batches, make_setup, parameters, started
 
 PLAIN = {"dropout": 0.0, "late_dropout": 0.0}
 
@@ -132,26 +132,13 @@ def test_data_driven_phases():
 
 @pytest.mark.parametrize("stop", [1, 2])
 def test_a_resume_in_either_phase_changes_nothing(stop):
-    setup = make_setup(epochs=3)
-    settings = MentorNetSettings(first_epochs=1)
-    whole = run(started(settings, setup), setup, 3)
-    saved = copy.deepcopy(run(started(settings, setup), setup, stop).state())
-    again = started(settings, setup)
-    again.restore(saved)
-    run(again, setup, 3, first=stop)
-    assert same(whole.state(), again.state())
+    check_resume(MentorNetSettings(first_epochs=1), stop)
 
 
 @pytest.mark.parametrize("curriculum", ["predefined", "data-driven"])
 def test_two_workers_are_one(curriculum):
-    """Percentiles are those of the whole batch. On a net without batch norm: with it each has its own statistics."""
-
-    def build(setup):
-        return started(MentorNetSettings(curriculum=curriculum), setup)
-
-    (alone,) = ends(build, 1, epochs=2)
-    for other in ends(build, 2, epochs=2):
-        torch.testing.assert_close(other, alone, rtol=1e-3, atol=1e-4)
+    """Percentiles are those of the whole batch."""
+    check_two_workers(MentorNetSettings(curriculum=curriculum), rtol=1e-3, atol=1e-4)
 
 
 def test_refusals_name_what_would_do():

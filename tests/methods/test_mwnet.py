@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector
 from mwray.config import ConfigError
 from mwray.meta.settings import MetaSettings, WeightNetSettings
 from mwray.methods.settings import BaseModelSettings, MWNetSettings
-from tests.methods.meta_batches import ends, meta_batch, run
+from tests.methods.meta_batches import check_two_workers, meta_batch, run
 from tests.methods.setups import batches, make_setup, parameters, same, started
 
 VARIANTS = {
@@ -90,14 +90,7 @@ def test_a_resume_changes_nothing(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_workers_are_one(name):
-    """On a net without batch norm: with it each worker has its own batch statistics."""
-
-    def build(setup):
-        return started(VARIANTS[name], setup)
-
-    (alone,) = ends(build, 1, epochs=2)
-    for other in ends(build, 2, epochs=2):
-        torch.testing.assert_close(other, alone, rtol=1e-3, atol=1e-4)
+    check_two_workers(VARIANTS[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused():

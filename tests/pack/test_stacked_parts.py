@@ -18,12 +18,7 @@ from mwray.pack.weight_net import StackedWeightNet
 SHAPE = (3, 8, 8)
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def networks(name, count=3):

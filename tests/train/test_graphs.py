@@ -23,6 +23,7 @@ from mwray.worker import LocalWorker
 from tests.methods.setups import same
 from tests.methods.test_contract import CASES, EPOCHS, bits, every_case, experiment, label
 from tests.train.fake_graph import FakeCapture
+from tests.train.stopping import Stopped, Stopping
 
 NEVER = 10**9
 
@@ -77,18 +78,13 @@ def test_steps_that_move_the_weight_net_and_those_between_are_captured_apart(tmp
     assert graphs.captures == 3  # warm-up, learning, following
 
 
-class StopAfterEpoch(LocalWorker):
-    def report(self, values, checkpoint) -> None:
-        raise InterruptedError
-
-
 @pytest.mark.parametrize("case", [c for c in CASES if c["method.name"] in ("mwnet", "d2l", "mentornet")], ids=label)
 def test_a_stop_after_each_epoch_changes_nothing(case, tmp_path):
     settings = experiment(case, model__name="mlp")
     session(settings, tmp_path / "whole", 1).run(1)
     for _ in range(EPOCHS):
-        with pytest.raises(InterruptedError):
-            session(settings, tmp_path / "stopped", 1, StopAfterEpoch("cpu")).run(1)
+        with pytest.raises(Stopped):
+            session(settings, tmp_path / "stopped", 1, Stopping(1)).run(1)
     session(settings, tmp_path / "stopped", 1).run(1)
     assert same(bits(tmp_path / "whole"), bits(tmp_path / "stopped"))
 

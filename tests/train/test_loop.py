@@ -21,8 +21,9 @@ from mwray.records import RecordError, Run
 from mwray.train import checkpoint
 from mwray.train.loop import NonFiniteLoss, train
 from mwray.worker import LocalWorker
-
-CLOCK = ("seconds", "images_per_second")
+from tests.methods.setups import same
+from tests.methods.test_contract import bits
+from tests.train.stopping import Stopped, Stopping
 
 
 def short(method: str = "mwnet", **values) -> Experiment:
@@ -37,47 +38,13 @@ def run(experiment: Experiment, folder: Path, **options):
     return train(experiment, folder, worker=LocalWorker("cpu"), **options)
 
 
-def bits(folder: Path) -> tuple:
-    """All that a run leaves but the clock."""
-    state = checkpoint.latest(folder)
-    records = [{k: v for k, v in r.items() if k not in CLOCK} for r in Run(folder).records()]
-    return json.dumps(records), state
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-class StopAfter(Exception):
-    pass
-
-
-class Stopping(LocalWorker):
-    """A worker that is stopped after so many epochs."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__("cpu")
-        self.left = epochs
-
-    def report(self, values, checkpoint) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise StopAfter
-
-
 @pytest.mark.parametrize("method", ["base", "mwnet"])
 def test_same_seed_same_bits_and_a_resume_changes_nothing(tmp_path, method):
     experiment = short(method)
     run(experiment, tmp_path / "a")
     run(experiment, tmp_path / "b")
     for _ in range(2):
-        with pytest.raises(StopAfter):
+        with pytest.raises(Stopped):
             train(experiment, tmp_path / "c", worker=Stopping(1))
     run(experiment, tmp_path / "c")
     a, b, c = (bits(tmp_path / name) for name in "abc")
@@ -118,7 +85,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
 
 def test_a_checkpoint_every_second_epoch_loses_one_epoch_at_most(tmp_path):
     experiment = short("base", epochs=4)
-    with pytest.raises(StopAfter):
+    with pytest.raises(Stopped):
         train(experiment, tmp_path / "a", worker=Stopping(3), checkpoint_every=2)
     assert checkpoint.latest(tmp_path / "a")["epoch"] == 2
     assert [r["epoch"] for r in Run(tmp_path / "a").records()] == [1, 2, 3]

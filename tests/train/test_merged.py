@@ -13,26 +13,12 @@ from mwray.records import Run
 from mwray.train import checkpoint
 from mwray.train.loop import train
 from mwray.worker import LocalWorker
+from tests.train.stopping import Stopped, Stopping
 
 EXPERIMENT = override(
     recipe("digits"),
     {"method.name": "base", "model.name": "mlp", "epochs": 4, "optimizer.milestones": [3], "data.num_train": 200},
 )
-
-
-class Stopped(Exception):
-    pass
-
-
-class Stopping(LocalWorker):
-    def __init__(self, epochs: int) -> None:
-        super().__init__("cpu")
-        self.left = epochs
-
-    def report(self, values, checkpoint) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Stopped
 
 
 @pytest.fixture
