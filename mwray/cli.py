@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from mwray import __version__, cli_reports, cli_studies
 from mwray.cli_arguments import gpus, gpus_or_auto, names, positive
@@ -179,42 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    one = verbs.add_parser("train", help="one training")
-    one.add_argument("recipe", nargs="?", help=f"see `mwray recipes` (default: {DEFAULT_RECIPE})")
-    one.add_argument("--from", dest="source", metavar="PATH", help="a run's folder, or best.json: train that again")
-    one.add_argument("--workers", type=positive, default=1, help="train over so many Ray Train workers")
-    one.add_argument("--gpus", type=gpus, default=0, help="GPUs for each of several workers")
-    one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    one.add_argument("--checkpoint-every", type=positive, default=1, metavar="EPOCHS")
-    one.set_defaults(verb=train)
-
-    many = verbs.add_parser("tune", help="a search over Ray")
-    many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help="default: search_spaces/digits.yaml")
-    many.add_argument("--trials", type=positive, help="instead of the space's own number")
-    many.add_argument("--seeds", type=positive, metavar="N", help="of each point, instead of the space's own number")
-    many.add_argument("--concurrency", type=positive, metavar="K", help="trials at once (default: what fits)")
-    many.add_argument(
-        "--gpus-per-trial",
-        type=gpus_or_auto,
-        metavar="F",
-        help="a fraction shares a GPU; auto, the default: what fits",
-    )
-    many.add_argument("--workers-per-trial", type=positive, default=1, metavar="W")
-    many.add_argument("--pack", type=positive, default=1, metavar="K", help="so many trials share a process, stacked")
-    many.add_argument("--retry-failed", action="store_true", help="try failed trials once more")
-    many.add_argument("--status", metavar="FOLDER", help="show the search in FOLDER, running or not; no more")
-    many.set_defaults(verb=tune)
-
-    beside = verbs.add_parser("compare", help="methods beside one another, over seeds")
-    beside.add_argument("--recipes", type=names, default=["digits"], metavar="A,B,..", help="default: digits")
-    beside.add_argument(
-        "--methods", type=names, default=["base", "mwnet"], metavar="A,B,..|all", help="default: base,mwnet"
-    )
-    beside.add_argument("--measure", choices=tuple(MEASURES), default="test.last", help="default: the last epoch")
-    beside.add_argument("--seeds", type=positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
-    beside.add_argument("--concurrency", type=positive, metavar="K", help="trainings at once (default: what fits)")
-    beside.set_defaults(verb=compare)
-
+    one, many, beside = _add_train(verbs), _add_tune(verbs), _add_compare(verbs)
     for verb in (one, many, beside):
         verb.add_argument("--address", help="a running Ray cluster: auto, or host:port (default: this machine)")
         verb.add_argument(
@@ -239,3 +205,48 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (one, many, beside, download):
         verb.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")
     return parser
+
+
+def _add_train(verbs: Any) -> argparse.ArgumentParser:
+    one: argparse.ArgumentParser = verbs.add_parser("train", help="one training")
+    one.add_argument("recipe", nargs="?", help=f"see `mwray recipes` (default: {DEFAULT_RECIPE})")
+    one.add_argument("--from", dest="source", metavar="PATH", help="a run's folder, or best.json: train that again")
+    one.add_argument("--workers", type=positive, default=1, help="train over so many Ray Train workers")
+    one.add_argument("--gpus", type=gpus, default=0, help="GPUs for each of several workers")
+    one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    one.add_argument("--checkpoint-every", type=positive, default=1, metavar="EPOCHS")
+    one.set_defaults(verb=train)
+    return one
+
+
+def _add_tune(verbs: Any) -> argparse.ArgumentParser:
+    many: argparse.ArgumentParser = verbs.add_parser("tune", help="a search over Ray")
+    many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help="default: search_spaces/digits.yaml")
+    many.add_argument("--trials", type=positive, help="instead of the space's own number")
+    many.add_argument("--seeds", type=positive, metavar="N", help="of each point, instead of the space's own number")
+    many.add_argument("--concurrency", type=positive, metavar="K", help="trials at once (default: what fits)")
+    many.add_argument(
+        "--gpus-per-trial",
+        type=gpus_or_auto,
+        metavar="F",
+        help="a fraction shares a GPU; auto, the default: what fits",
+    )
+    many.add_argument("--workers-per-trial", type=positive, default=1, metavar="W")
+    many.add_argument("--pack", type=positive, default=1, metavar="K", help="so many trials share a process, stacked")
+    many.add_argument("--retry-failed", action="store_true", help="try failed trials once more")
+    many.add_argument("--status", metavar="FOLDER", help="show the search in FOLDER, running or not; no more")
+    many.set_defaults(verb=tune)
+    return many
+
+
+def _add_compare(verbs: Any) -> argparse.ArgumentParser:
+    beside: argparse.ArgumentParser = verbs.add_parser("compare", help="methods beside one another, over seeds")
+    beside.add_argument("--recipes", type=names, default=["digits"], metavar="A,B,..", help="default: digits")
+    beside.add_argument(
+        "--methods", type=names, default=["base", "mwnet"], metavar="A,B,..|all", help="default: base,mwnet"
+    )
+    beside.add_argument("--measure", choices=tuple(MEASURES), default="test.last", help="default: the last epoch")
+    beside.add_argument("--seeds", type=positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
+    beside.add_argument("--concurrency", type=positive, metavar="K", help="trainings at once (default: what fits)")
+    beside.set_defaults(verb=compare)
+    return beside

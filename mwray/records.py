@@ -50,14 +50,14 @@ class Run:
     def records(self) -> list[dict[str, Any]]:
         """One flat mapping per finished epoch; a last line cut short by a crash is left out."""
         path = self.folder / "records.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
         records = []
         for number, line in enumerate(lines, 1):
             try:
                 records.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # no JSON, or not even text
                 if number < len(lines):
-                    raise RecordError(f"{path}, line {number}: not a JSON record ({error.msg})") from None
+                    raise RecordError(f"{path}, line {number}: not a JSON record ({error})") from None
         return records
 
     def summary(self) -> dict[str, Any] | None:
@@ -123,8 +123,8 @@ class Run:
             return json.loads(path.read_text())
         except FileNotFoundError:
             raise RecordError(f"{path}: there is no such file; is {self.folder} the folder of a run?") from None
-        except json.JSONDecodeError as error:
-            raise RecordError(f"{path}: not readable as JSON ({error.msg}, line {error.lineno})") from None
+        except ValueError as error:  # no JSON, or not even text
+            raise RecordError(f"{path}: not readable as JSON ({error})") from None
 
 
 def environment() -> dict[str, Any]:

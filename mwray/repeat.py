@@ -60,8 +60,8 @@ def last_start(folder: Path) -> dict[str, Any]:
     path = folder / "environment.json"
     try:
         starts = json.loads(path.read_text()) if path.exists() else []
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}: not readable as JSON ({error.msg}, line {error.lineno})") from None
+    except ValueError as error:  # no JSON, or not even text
+        raise RecordError(f"{path}: not readable as JSON ({error})") from None
     return dict(starts[-1]) if starts else {}
 
 
@@ -77,7 +77,7 @@ def _json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"--from {path}: {error.strerror or error}; give a run's folder or a best.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no JSON, or not even text
         raise ConfigError(f"--from {path}: not readable as JSON ({error})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"--from {path}: holds {type(data).__name__}, and an experiment is a mapping")

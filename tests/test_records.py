@@ -63,9 +63,13 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path):
 def test_missing_and_unreadable_files_are_named(tmp_path):
     with pytest.raises(RecordError, match="is .* the folder of a run"):
         Run(tmp_path).experiment()
-    (tmp_path / "experiment.json").write_text("{")
-    with pytest.raises(RecordError, match="experiment.json: not readable as JSON"):
-        Run(tmp_path).experiment()
+    for content in (b"{", b"\x89\xff"):
+        (tmp_path / "experiment.json").write_bytes(content)
+        with pytest.raises(RecordError, match="experiment.json: not readable as JSON"):
+            Run(tmp_path).experiment()
+    (tmp_path / "records.jsonl").write_bytes(b'{"epoch": 1}\n\x89\xff\n{"epoch": 3}\n')
+    with pytest.raises(RecordError, match="records.jsonl, line 2: not a JSON record"):
+        Run(tmp_path).records()
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):

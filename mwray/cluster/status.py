@@ -97,6 +97,8 @@ def read(folder: Path) -> Status:
         space = json.loads((folder / "space.json").read_text())
     except OSError:
         raise ConfigError(f"--status {folder}: no search is there (it has no space.json)") from None
+    except ValueError as error:
+        raise ConfigError(f"--status {folder}: its space.json is damaged ({error})") from None
     beat = heartbeat.read(folder)
     status = Status(
         folder=folder,

@@ -85,7 +85,7 @@ def _entries(root: Path) -> Iterator[Entry]:
     for path in sorted(root.rglob("cell-*.json")):
         try:
             cell = Cell(**json.loads(path.read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise RecordError(f"{path}: does not name the cell of a table ({error})") from None
         for name in (cell.table, cell.preset):
             if not NAME.fullmatch(str(name)):
