@@ -1,6 +1,6 @@
 """What a search costs beside its trainings: time per trial, throughput of trials side by side, the loop at full load.
 
-    python -m benchmarks.search overhead        no Ray, processes used again, new ones, two Ray Train workers
+    python -m benchmarks.search overhead        no Ray, processes used again, new ones; the same for two workers
     python -m benchmarks.search throughput      one trial on all cores, one on one core, one on each core
     python -m benchmarks.search crowd           500 trials at once that only sleep
 
@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,8 @@ def overhead(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "no Ray": lambda: _alone(options),
         "a process used again": lambda: _in_turn(options, 1, reuse=True),
         "a new process each": lambda: _in_turn(options, 1, reuse=False),
-        "two Ray Train workers": lambda: _in_turn(options, 2, reuse=True),
+        "a group of two used again": lambda: _in_turn(options, 2, reuse=True),
+        "a new group each": lambda: _in_turn(options, 2, reuse=False),
     }
     plain = 0.0
     for kind, measure in kinds.items():
@@ -187,7 +188,7 @@ def _in_turn(options: argparse.Namespace, workers: int, *, reuse: bool) -> list[
     """The same in a search, from the end of one trial to the end of the next."""
     config = partial(_config, tune.TuneConfig, reuse)
     with _ray(workers), tempfile.TemporaryDirectory() as folder:
-        with nullcontext() if workers > 1 else mock.patch("ray.tune.TuneConfig", config):
+        with mock.patch("ray.tune.TuneConfig", config):
             clock, result = _search(_space(options), Path(folder), workers_per_trial=workers, concurrency=1)
         rows = {row.label: row for row in result.rows}
         ends = sorted((moment, label) for label, moment in clock.ended.items())

@@ -139,11 +139,6 @@ class Remote:
 
         self._patiently(delete)
 
-    def delete_folder(self, name: str) -> None:
-        """Remove all objects below `name`."""
-        for found in (self / name).objects():
-            self.delete(f"{name}/{found}")
-
     def _patiently(self, action: Callable[[], T]) -> T:
         """As `mwray.storage.patiently`; pyarrow's errors carry no number, so each is taken for one that may pass."""
         began, pause, limit = time.monotonic(), FIRST_PAUSE, patience()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mwray.cluster.connect import check_reached, check_shared
 from mwray.lock import LockedError
-from mwray.remote import Mirror, Remote, is_remote
+from mwray.remote import Mirror, Remote
 from mwray.storage import StorageError
 
 if TYPE_CHECKING:
@@ -116,14 +116,6 @@ class Shared:
         """No address: a job's folder is enough."""
         return ""
 
-    def ray_files(self, name: str) -> str:
-        """Where Ray keeps files of its own."""
-        return str(self.folder / "ray" / name)
-
-    def remove_ray_files(self) -> None:
-        """Remove them, once nobody needs them."""
-        shutil.rmtree(self.folder / "ray", ignore_errors=True)
-
 
 class Keeper:
     """The driver's side: claims the place, pulls what an earlier driver left, pushes what this one writes."""
@@ -180,14 +172,6 @@ class Keeper:
         """Where a trial's own folder is in the storage."""
         return (self.remote / run.relative_to(self.folder).as_posix()).address
 
-    def ray_files(self, name: str) -> str:
-        """Where Ray keeps files of its own."""
-        return (self.remote / "ray" / name).address
-
-    def remove_ray_files(self) -> None:
-        """Remove them, once nobody needs them."""
-        self.remote.delete_folder("ray")
-
     def _keep(self) -> None:
         while not self._over.wait(BEAT):
             try:
@@ -203,7 +187,7 @@ def _not_the_drivers(name: str) -> bool:
     path = PurePosixPath(name)
     if path.parts[0] in ("trials", "base"):
         return path.name not in SMALL
-    return path.parts[0] == "ray" or path.name in ("lock", CLAIM) or path.name.startswith(".now-")
+    return path.name in ("lock", CLAIM) or path.name.startswith(".now-")
 
 
 @contextmanager
@@ -213,14 +197,6 @@ def read_only(address: str) -> Iterator[Path]:
         mirror = Mirror(Remote(address), Path(folder) / "search", left_out=_not_the_drivers)
         mirror.pull()
         yield mirror.local
-
-
-def ray_storage(place: str) -> dict[str, Any]:
-    """The storage arguments of Ray's `RunConfig`s for a local path or an address."""
-    if not is_remote(place):
-        return {"storage_path": place}
-    remote = Remote(place)
-    return {"storage_path": remote.path, "storage_filesystem": remote.filesystem}
 
 
 @contextmanager

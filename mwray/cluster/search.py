@@ -7,7 +7,6 @@ folder/base/0a1b2c3d4e5f/                BaseModel at the same noise, schedule, 
 folder/leaderboard.csv, .json, best.json what came out; points.csv over seeds
 folder/summary.md, pictures/             what mattered, in words and drawn
 folder/search.log, heartbeat.json        what happened; who drives it, how far it is, what it has spent
-folder/ray/                              Ray Train's own files (several workers), removed when all went well
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from mwray.cluster import heartbeat, leaderboard, probe, summary
 from mwray.cluster.bucket import Keeper, Shared
 from mwray.cluster.connect import allot, connected, driver_resources, limit, nodes, scratch
 from mwray.cluster.failure import FAILURE
+from mwray.cluster.group import OverWorkers
 from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.log import LogFile, Logged
@@ -40,7 +40,7 @@ from mwray.cluster.packed import Packed
 from mwray.cluster.scheduler import TuneScheduler
 from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
 from mwray.cluster.study import Study
-from mwray.cluster.trial import Alone, run_over_workers
+from mwray.cluster.trial import Alone
 from mwray.cluster.watch import Head
 from mwray.config import ConfigError, fingerprint, override
 from mwray.lock import locked
@@ -81,7 +81,7 @@ def search(
         concurrency: trials at once, at most; default and upper bound: as many as fit.
         gpus_per_trial: a fraction shares one GPU; "auto": as many trials on each as its memory holds, by a short probe,
             which waits for a GPU to come; None: that, where the cluster has a GPU now. Each of several workers has one.
-        workers_per_trial: above 1, each trial is a Ray Train run of so many processes.
+        workers_per_trial: above 1, each trial is trained by so many processes, which Ray Train keeps together.
         retry_failed: try trials once more that failed in earlier calls.
         pack: above 1, so many trials share a process and its device, their steps taken as one computation where their
             shapes allow it (`mwray.train.pack`).
@@ -164,7 +164,6 @@ def _run(
             "workers": workers,
             "cpus": allotment.cpus,
             "gpus": allotment.gpus,
-            "storage": store.ray_files("train"),
             "driver": driver,
         },
         spend,
@@ -186,8 +185,6 @@ def _run(
     finally:
         screen.close()
         sign.close(how)
-    if not session.stopping and session.errors == 0:
-        store.remove_ray_files()
     return session
 
 
@@ -213,7 +210,7 @@ def _told(session: Session, screen: Logged) -> dict[str, Any]:
 def _tuner(session: Session, driver: str, workers: int, single: dict[str, float]) -> tune.Tuner:
     """Ray Tune, for carrying out alone: no sampler, no scheduler and no snapshot of its own is relied on."""
     if workers > 1:
-        trainable = tune.with_resources(run_over_workers, tune.PlacementGroupFactory([driver_resources()]))
+        trainable = tune.with_resources(OverWorkers, tune.PlacementGroupFactory([driver_resources()]))
     else:
         trainable = tune.with_resources(Alone, single)
     return tune.Tuner(
@@ -222,8 +219,7 @@ def _tuner(session: Session, driver: str, workers: int, single: dict[str, float]
             num_samples=-1,  # until the searcher has no more
             search_alg=TuneSearcher(session),
             scheduler=TuneScheduler(),
-            # The driver of a group that is stopped early is busy until its group has gone, and is better thrown away.
-            reuse_actors=workers == 1 or not session.study.space.pruner.any,
+            reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),

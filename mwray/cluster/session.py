@@ -61,7 +61,6 @@ class Session:
         self.interrupted = False
         self.stopped: str | None = None
         self.storage_failed: StorageError | None = None
-        self.errors = 0
         self.spend = spend or Spend(1, 0)
         self.store = store or Shared(study.folder)
         self._limit, self._resources = limit, resources
@@ -144,7 +143,6 @@ class Session:
 
     def died(self, trial_id: str, reason: str) -> None:
         """The trial's process died more often than it is started again."""
-        self.errors += 1
         self.store.fetch(self._live[trial_id].folder)
         self._fail(trial_id, self._live[trial_id], reason)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mwray.cluster import leave, warn
-from mwray.cluster.bucket import at_hand, ray_storage
+from mwray.cluster.bucket import at_hand
 from mwray.cluster.connect import allot, check_shared, connected, nodes
 from mwray.cluster.failure import FAILURE, clear_failure, failure_of
 from mwray.cluster.follow import following
@@ -67,31 +67,36 @@ def fit(
             workers=workers,
             cpus=allotment.cpus,
             gpus=gpus_per_worker,
-            storage=str(folder / "ray"),
         )
         clear_failure(folder)
         with following(folder, experiment.epochs):
-            make_trainer(job, []).fit()
+            make_trainer(train_worker, job.config(), job, job.path.name, folder / "ray").fit()
     return _summary(folder)
 
 
-def make_trainer(job: Job, callbacks: Sequence[Any]) -> TorchTrainer:
-    """The Ray Train run of `job`.
+def make_trainer(
+    function: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, name: str, storage: Path
+) -> TorchTrainer:
+    """A Ray Train run.
 
-    Its name is that of the run's folder, so that a trial that is started again finds its checkpoints again.
+    Args:
+        function: what each worker runs.
+        config: what it is given.
+        job: names workers, and cpus and gpus of each.
+        name: of the run: under the same one Ray Train finds the checkpoints again that it was told of.
+        storage: for Ray Train's own files.
     """
     backend = "nccl" if job.gpus >= 1 and job.workers > 1 else "gloo"  # NCCL refuses two ranks on one GPU
     return TorchTrainer(
-        train_worker,
-        train_loop_config=job.config(),
+        function,
+        train_loop_config=config,
         torch_config=TermConfig(backend=backend),
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.workers, use_gpu=job.gpus > 0, resources_per_worker=_resources(job)
         ),
         run_config=ray.train.RunConfig(
-            name=job.path.name,
-            **ray_storage(job.storage),
-            callbacks=list(callbacks),
+            name=name,
+            storage_path=str(storage),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=START_FAILURES),
         ),

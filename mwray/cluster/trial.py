@@ -17,7 +17,7 @@ from mwray.cluster import leave, warn
 from mwray.cluster.bucket import at_hand
 from mwray.cluster.failure import clear_failure, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.study import objective_of
-from mwray.cluster.worker import TuneWorker
+from mwray.cluster.worker import Stopped, TuneWorker
 from mwray.config import read, to_dict
 from mwray.experiment import Experiment
 from mwray.lock import LockedError
@@ -39,8 +39,6 @@ class Job:
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0
-    storage: str = ""
-    """Where Ray Train keeps its own files (several workers only)."""
     driver: str = ""
     """Names this start of the search."""
     remote: str = ""
@@ -92,21 +90,6 @@ class Alone(wrap_function(run_alone)):  # type: ignore[misc]
         super().setup(config, **others)
 
 
-def run_over_workers(config: Mapping[str, str]) -> None:
-    """Ray Tune's function for a trial of several workers: drive a Ray Train run."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    from mwray.cluster.trainer import make_trainer
-
-    with at_hand(Job.from_config(config)) as (job, push):
-        reason = begin(job)
-        push()
-    if reason is None:
-        make_trainer(Job.from_config(config), [TuneReportCallback()]).fit()
-    with at_hand(Job.from_config(config)) as (job, _):
-        ray.tune.report(outcome(job, reason))
-
-
 def begin(job: Job) -> str | None:
     """Forget an earlier failure, once the storage is there: a search's folder that is away must not be made anew.
 
@@ -129,13 +112,14 @@ def train_noting(job: Job, worker: Worker) -> str | None:
 
     Raises:
         Left, LockedError, PeerLost: no fault of this training's, and worth another start.
+        Stopped: nobody needs it.
     """
     reason = None
     try:
         if worker.rank == 0:
             count_start(job.path, job.driver)
         train(job.settings(), job.path, worker=worker, sinks=sinks() if worker.rank == 0 else (), leave=leave.asked)
-    except (Left, LockedError, PeerLost):
+    except (Left, LockedError, PeerLost, Stopped):
         raise
     except Exception as error:  # whatever it is, it is this trial's end and no other's
         reason = note_failure(job.path, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from torch import Tensor
 
 from mwray.process_group import Exchange
 from mwray.records import Run
+
+
+class Stopped(Exception):
+    """The search has no more need of this training: every worker of its group leaves it after the same epoch."""
 
 
 def progress(values: Mapping[str, Any], warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -60,19 +65,34 @@ class TuneWorker:
         return {}
 
 
-class TrainWorker:
-    """One of the processes of a Ray Train run; to be made inside its training function."""
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes of a Ray Train run this one is."""
 
-    def __init__(self, warnings: Callable[[], Sequence[str]] = tuple, saved: Callable[[], None] = lambda: None) -> None:
-        """Join the others; `warnings` gives what else there is to say, `saved` is called before each report."""
-        self._saved = saved
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def here(cls) -> Place:
+        """To be asked inside a training function of Ray Train."""
         context = ray.train.get_context()
-        self._warnings = warnings
-        self.rank: int = context.get_world_rank()
-        self.size: int = context.get_world_size()
-        self.device: torch.device = ray.train.torch.get_device()
+        return cls(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+
+
+class Several:
+    """What the workers of several processes have in common."""
+
+    def __init__(
+        self,
+        place: Place,
+        warnings: Callable[[], Sequence[str]] = tuple,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Join the others; `warnings` gives what else there is to say, `saved` is called before each report."""
+        self.rank, self.size, self.device = place.rank, place.size, place.device
+        self._warnings, self._saved = warnings, saved
         self._exchange = Exchange(self.rank, self.size, self.device)
-        self._held = _download(ray.train.get_checkpoint())
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Mean over workers, exchanged as one flat buffer for each type of number.
@@ -85,6 +105,15 @@ class TrainWorker:
     def exchanged(self) -> Mapping[str, float]:
         """Calls, bytes and seconds of exchange since the last time this was asked."""
         return self._exchange.take()
+
+
+class TrainWorker(Several):
+    """One of the processes of a Ray Train run of one training; to be made inside its training function."""
+
+    def __init__(self, warnings: Callable[[], Sequence[str]] = tuple, saved: Callable[[], None] = lambda: None) -> None:
+        """Join the others, as `Several`."""
+        super().__init__(Place.here(), warnings, saved)
+        self._held = _download(ray.train.get_checkpoint())
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Tell Ray Train, with rank 0's checkpoint; waits for all workers."""

@@ -47,7 +47,7 @@ def session_of(study, base=None, limit=8):
         () if base is None else [base],
         Notes(),
         lambda: limit,
-        {"workers": 1, "cpus": 1, "gpus": 0.0, "storage": ""},
+        {"workers": 1, "cpus": 1, "gpus": 0.0},
     )
 
 
@@ -73,7 +73,7 @@ def test_base_model_goes_first_and_then_the_trials_as_many_as_fit(study):
 def test_base_model_goes_first_at_every_seed(study):
     first = base_of(study)
     second = replace(first, experiment=override(first.experiment, {"seed": 1}), folder=first.folder / "1")
-    session = Session(study, [first, second], Notes(), lambda: 9, {"workers": 1, "cpus": 1, "gpus": 0.0, "storage": ""})
+    session = Session(study, [first, second], Notes(), lambda: 9, {"workers": 1, "cpus": 1, "gpus": 0.0})
     jobs = [Job.from_config(session.next(name)) for name in "abc"]
     assert [job.experiment["method"]["name"] for job in jobs] == ["base", "base", "mwnet"]
     assert [job.experiment["seed"] for job in jobs] == [0, 1, 0]
