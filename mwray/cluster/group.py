@@ -23,7 +23,7 @@ from mwray.cluster.bucket import at_hand
 from mwray.cluster.connect import scratch
 from mwray.cluster.desk import Desk
 from mwray.cluster.member import Ask, serve
-from mwray.cluster.trainer import make_trainer
+from mwray.cluster.trainer import make_trainer, run
 from mwray.cluster.trial import Job, begin, outcome
 
 CLOSE_SECONDS = 10.0
@@ -91,7 +91,7 @@ class Group:
         """Run Ray Train for as long as the group stands."""
         why = "the group of workers has left"
         try:
-            make_trainer(serve, {"desk": self._desk}, job, f"group-{uuid.uuid4().hex[:12]}", scratch()).fit()
+            run(make_trainer(serve, {"desk": self._desk}, job, f"group-{uuid.uuid4().hex[:12]}", scratch()))
         except Exception as error:  # whatever it is, the driver is to hear of it
             why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         with suppress(ray.exceptions.RayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mwray.cluster import leave, warn
 from mwray.cluster.bucket import at_hand
@@ -25,6 +27,7 @@ from mwray.records import Run
 
 RESTARTS = 100
 """Of a group of workers, when one of them dies; `mwray.cluster.failure.MOST` bounds those that lead nowhere."""
+ADDRESS = "RAY_ADDRESS"
 START_FAILURES = 5
 """Of the group as a whole, before giving up: Ray's own default is to try for ever."""
 
@@ -70,7 +73,7 @@ def fit(
         )
         clear_failure(folder)
         with following(folder, experiment.epochs):
-            make_trainer(train_worker, job.config(), job, job.path.name, folder / "ray").fit()
+            run(make_trainer(train_worker, job.config(), job, job.path.name, folder / "ray"))
     return _summary(folder)
 
 
@@ -101,6 +104,24 @@ def make_trainer(
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=START_FAILURES),
         ),
     )
+
+
+def run(trainer: TorchTrainer) -> None:
+    """Carry a run out, its processes being told which Ray is theirs.
+
+    Whoever frees the places of a run whose controller has died asks the Ray that was started last on this machine
+    (2.60). Where there are several that is another one, and the places of a living run are taken away, or those of a
+    dead one never freed.
+    """
+    before = os.environ.get(ADDRESS)
+    ENV_VARS_TO_PROPAGATE.add(ADDRESS)
+    os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
+    try:
+        trainer.fit()
+    finally:
+        os.environ.pop(ADDRESS)
+        if before is not None:
+            os.environ[ADDRESS] = before
 
 
 def train_worker(config: Mapping[str, str]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
-from mwray.cluster import leave, member, trial, worker
+from mwray.cluster import leave, member, trainer, trial, worker
 from mwray.cluster.desk import Desk
 from mwray.cluster.failure import failure_of
 from mwray.cluster.group import GroupLost, hand
@@ -249,6 +251,17 @@ def test_an_end_that_comes_while_a_report_is_looked_at_is_not_lost(office):
     assert pending.result(WAIT) is False
     assert office.ask("answer", mark)
     assert office.ask("hear") == {"end": {"outcome": "failed"}}
+
+
+def test_the_processes_of_a_run_are_told_which_ray_is_theirs_and_this_one_s_environment_stays(monkeypatch):
+    seen = []
+    here = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    monkeypatch.setattr(trainer.ray, "get_runtime_context", lambda: here)
+    monkeypatch.setenv("RAY_ADDRESS", "another")
+    trainer.run(SimpleNamespace(fit=lambda: seen.append(get_env_vars_to_propagate()["RAY_ADDRESS"])))
+    monkeypatch.delenv("RAY_ADDRESS")
+    trainer.run(SimpleNamespace(fit=lambda: seen.append(get_env_vars_to_propagate()["RAY_ADDRESS"])))
+    assert seen == [here.gcs_address] * 2 and "RAY_ADDRESS" not in os.environ
 
 
 def test_who_waits_for_the_desk_leaves_when_asked_to(monkeypatch):
