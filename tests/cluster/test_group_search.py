@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import threading
 import time
 
@@ -17,7 +20,9 @@ from tests.cluster.test_search import interrupt_after_first, starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-CLASSES = ("RayTrainWorker", "TrainController", "Desk")
+TRIAL = "ResourceTrainable"
+"""What Ray Tune calls a trial's process."""
+CLASSES = ("RayTrainWorker", "TrainController", "Desk", TRIAL)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,24 +40,24 @@ def one_ray(mark, local_ray):
 
 
 def actors(kind, alive=False):
-    """Actors of a class, all that there ever were or those that live."""
+    """Process numbers of Ray's actors of a class by their names: all that there ever were or those that live."""
     import ray
     from ray.util.state import list_actors
 
     here = ray.get_runtime_context().gcs_address  # other tests may have a Ray of their own on this machine
-    filters = [("class_name", "=", kind), *([("state", "!=", "DEAD")] if alive else [])]
-    return {found.actor_id for found in list_actors(here, filters=filters, limit=1000)}
+    seen = list_actors(here, filters=[("state", "!=", "DEAD")] if alive else None, limit=1000)
+    return {found.actor_id: found.pid for found in seen if found.class_name.endswith(kind)}
 
 
 @pytest.fixture(autouse=True)
 def others():
     """What lives already when a test begins: the controller of a `fit` stays as long as its caller."""
-    return {kind: actors(kind, alive=True) for kind in CLASSES}
+    return {name for kind in CLASSES for name in actors(kind, alive=True)}
 
 
 def wait_until_all_are_gone(others):
     deadline = time.monotonic() + 60
-    while left := [found for kind in CLASSES for found in actors(kind, alive=True) - others[kind]]:
+    while left := {name for kind in CLASSES for name in actors(kind, alive=True)} - others:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
 
@@ -73,7 +78,7 @@ def rates(*values, **more):
 
 
 def test_one_group_trains_and_stops_trials_with_the_bits_of_a_group_for_each(tmp_path, others):
-    before = actors("RayTrainWorker")
+    before = set(actors("RayTrainWorker"))
     asha = {"asha": {"grace_period": 2, "reduction_factor": 2}}
     given = searched(epochs=20, trials=4, start=rates(1e-3, 1e-6, 2e-6, 0.1), pruner=asha)
     result = search(given, tmp_path / "search", workers_per_trial=2, concurrency=1, display=False)
@@ -81,7 +86,7 @@ def test_one_group_trains_and_stops_trials_with_the_bits_of_a_group_for_each(tmp
     rows = sorted(result.rows, key=lambda row: row.number)
     assert [row.state for row in rows] == ["finished", "pruned", "pruned", "finished"]
     assert all(row.epoch < 20 for row in rows[1:3])
-    assert len(actors("RayTrainWorker") - before) == 2
+    assert len(set(actors("RayTrainWorker")) - before) == 2
     wait_until_all_are_gone(others)
     fit(rows[3].experiment, tmp_path / "alone", 2)
     assert checkpoint.files(rows[3].folder)[0].name == checkpoint.files(tmp_path / "alone")[0].name
@@ -96,9 +101,32 @@ def test_a_killed_worker_costs_an_epoch_at_most_and_no_bit(tmp_path, mark):
     records = Run(first.folder).records()
     assert [record["epoch"] for record in records] == list(range(1, 7))
     (began, again), (only,) = (starts(row.folder) for row in sorted(result.rows, key=lambda row: row.number))
-    assert (began, only) == (0, 0) and again >= 1
+    size = json.loads((first.folder / "environment.json").read_text())[0]["num_train"]
+    assert (began, only, again) == (0, 0, 29 // (size // first.experiment.batch_size))  # it dies at its thirtieth step
     fit(first.experiment, tmp_path / "alone", 2)
     assert checkpoint.files(first.folder)[0].name == checkpoint.files(tmp_path / "alone")[0].name
+
+
+@pytest.mark.parametrize("kind", [TRIAL, "TrainController", "Desk"])
+def test_a_group_that_loses_who_keeps_it_together_is_made_anew_and_nothing_is_lost(tmp_path, kind, others):
+    killer = threading.Thread(target=kill_after_an_epoch, args=(tmp_path, kind, others))
+    killer.start()
+    result = search(searched("slow", epochs=12, trials=1), tmp_path, workers_per_trial=2, display=False)
+    killer.join()
+    (row,) = result.rows
+    assert result.finished and row.state == "finished"
+    began, again = starts(row.folder)
+    assert began == 0 and again >= 1
+    assert [record["epoch"] for record in Run(row.folder).records()] == list(range(1, 13))
+    wait_until_all_are_gone(others)
+
+
+def kill_after_an_epoch(folder, kind, others):
+    deadline = time.monotonic() + 200
+    while not any(Run(run).records() for run in folder.glob("trials/*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (victim,) = (process for name, process in actors(kind, alive=True).items() if name not in others)
+    os.kill(victim, signal.SIGKILL)
 
 
 def test_a_trial_that_fails_or_kills_its_workers_is_told_and_the_next_ones_are_trained(tmp_path, others):
