@@ -16,6 +16,8 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mwray.meta.rules import dual_level
+
 
 class Replay:
     """The surroundings of a forward - buffers and random states before it - so that it can be run again as it was."""
@@ -36,7 +38,7 @@ class Replay:
         """Derivative of the forward along `direction` (by parameter name); None if it is zero."""
         if self._x.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("forward-mode AD sets the random generators back, which a CUDA graph cannot do")
-        with self._surroundings(), forward_ad.dual_level():
+        with self._surroundings(), dual_level():
             state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
             state |= {name: buffer.clone() for name, buffer in self._buffers.items() if name in state}
             for name, parameter in self._model.named_parameters():

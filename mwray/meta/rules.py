@@ -7,7 +7,10 @@ arguments, by name, to tangents of the results. The rules themselves are in `rul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -113,8 +116,24 @@ def dual_numbers(call: Call) -> Push:
     return push
 
 
-def _forward_derivative(again: Callable[..., Any], primal: Mapping[str, Any], tangents: Tangents) -> Results:
+@contextmanager
+def dual_level() -> Iterator[None]:
+    """A `with` in which dual numbers can be made, and in which their first one does not print PyTorch's own warning."""
+    _load_decompositions()
     with forward_ad.dual_level():
+        yield
+
+
+@cache
+def _load_decompositions() -> None:
+    """PyTorch (2.14) loads them with a process's first dual number, by a `torch.jit.script` that it deprecates."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", FutureWarning)
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+
+
+def _forward_derivative(again: Callable[..., Any], primal: Mapping[str, Any], tangents: Tangents) -> Results:
+    with dual_level():
         outputs = again(**{name: _dual(value, tangents.get(name)) for name, value in primal.items()})
         return [forward_ad.unpack_dual(o).tangent if _smooth(o) else None for o in _listed(outputs)]
 

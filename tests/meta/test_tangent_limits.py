@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -224,3 +226,15 @@ def test_refuses_what_cannot_be_right(kind):
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
+
+
+def test_no_warning_of_pytorch_s_own_reaches_a_user():
+    """In a process of its own: the warning comes once in each."""
+    code = (
+        "import torch; from mwray.meta.forward_mode import ForwardMode\n"
+        "model, x = torch.nn.Linear(3, 2), torch.randn(4, 3)\n"
+        "direction = {name: torch.ones_like(p) for name, p in model.named_parameters()}\n"
+        "ForwardMode(model, x).tangent(direction)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
