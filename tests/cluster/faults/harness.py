@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
+from mwray.cluster.connect import STARTS, _end_half_started
 from mwray.records import Run
 
+Started = TypeVar("Started")
 ROOT = Path(__file__).parents[3]
 MARK = "MWRAY_FAULTS"
 STUCK = 600.0
@@ -195,6 +198,18 @@ def marked(mark: str) -> list[psutil.Process]:
             if f"{MARK}={mark}".encode() in environment and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return [process for process in found if process.pid != os.getpid()]
+
+
+def patiently_started(start: Callable[[], Started]) -> Started:
+    """What `start` returns; once more where a node of Ray's came up too slowly for Ray's own 30 seconds."""
+    for left in reversed(range(STARTS)):
+        try:
+            return start()
+        except Exception as error:
+            _end_half_started(error)
+            if left == 0:
+                raise
+    raise AssertionError
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:

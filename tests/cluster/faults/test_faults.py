@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from mwray.cluster.watch import CODE
-from tests.cluster.faults.harness import MARK, Search, Tally, family, moments, terminate, wait
+from tests.cluster.faults.harness import MARK, Search, Tally, family, moments, patiently_started, terminate, wait
 from tests.cluster.faults.verify import verify
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
@@ -32,11 +32,12 @@ WORKER = "ray::RayTrainWorker"
 
 
 @pytest.fixture
-def folder():
+def folder(request):
     """On a real disk, and gone afterwards unless the test failed."""
-    path = Path(tempfile.mkdtemp(prefix="mwray-faults-", dir="/var/tmp"))
+    path, failed = Path(tempfile.mkdtemp(prefix="mwray-faults-", dir="/var/tmp")), request.session.testsfailed
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    if request.session.testsfailed == failed:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def searches(folder: Path, tally: Tally, **settings):
@@ -140,8 +141,8 @@ def cluster(folder, monkeypatch):
     for name, value in {**environment, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items():
         monkeypatch.setenv(name, value)
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    made.workers = [made.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
+    made = patiently_started(lambda: Cluster(initialize_head=True, head_node_args=head))
+    made.workers = [add_worker(made) for _ in range(2)]
     made.mark = mark
     yield made
     made.shutdown()
@@ -156,6 +157,11 @@ def test_the_driver(folder, cluster, report):
 
     start_again(folder, tally, driver, ends=False, trials=3, epochs=30, arguments=["--address", cluster.address])
     report(tally)
+
+
+def add_worker(cluster):
+    """A node of one core."""
+    return patiently_started(lambda: cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20))
 
 
 def raylet(node) -> psutil.Process:
@@ -174,7 +180,7 @@ def lose_workers(folder, cluster, tally, victims) -> None:
             node = cluster.workers.pop(chance.randrange(2))
             search.kill(victims(search, node))
             cluster.remove_node(node, allow_graceful=False)
-            cluster.workers.append(cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20))
+            cluster.workers.append(add_worker(cluster))
             if tally.times + len(search.kills) >= TIMES:
                 break
         wait(search)
