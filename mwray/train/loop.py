@@ -292,6 +292,7 @@ class Session:
         started = time.perf_counter()
         torch.manual_seed(key(self.experiment.seed, "dropout", epoch, self.worker.rank))
         self.tracker.reset()
+        self.worker.exchanged()  # neither a resume nor an evaluation is part of the epoch
         self.method.epoch_start(epoch)
         self.iteration.start_epoch()
         for number, draws in enumerate(self._draws(epoch), 1):

@@ -54,6 +54,30 @@ def test_same_seed_same_bits_and_a_resume_changes_nothing(tmp_path, method):
     assert not same(a, bits(tmp_path / "d"))
 
 
+class Counting(Stopping):
+    """Counts as a worker among several does."""
+
+    calls = 0
+
+    def average(self, tensors):
+        self.calls += 1
+        return list(tensors)
+
+    def exchanged(self):
+        calls, self.calls = self.calls, 0
+        return {"calls": calls}
+
+
+def test_what_an_epoch_exchanges_is_the_same_after_a_resume(tmp_path):
+    experiment = short(epochs=2)
+    train(experiment, tmp_path / "a", worker=Counting(3))
+    with pytest.raises(Stopped):
+        train(experiment, tmp_path / "b", worker=Counting(1))
+    train(experiment, tmp_path / "b", worker=Counting(3))
+    a, b = ([r["exchange.calls_per_step"] for r in Run(tmp_path / name).records()] for name in "ab")
+    assert a == b and a[0] == a[1] > 0
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     experiment = short(epochs=6, optimizer__milestones=[4])
