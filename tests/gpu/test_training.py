@@ -17,8 +17,9 @@ from mwray.train import checkpoint
 from mwray.train.loop import Session, train
 from mwray.worker import LocalWorker
 from tests.methods.setups import same
-from tests.methods.test_contract import EPOCHS, SMALL, StopAfterEpoch, bits, every_case
+from tests.methods.test_contract import EPOCHS, SMALL, bits, every_case
 from tests.methods.test_device import floats
+from tests.train.stopping import Stopped, Stopping
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
@@ -113,8 +114,8 @@ def test_a_stop_after_each_epoch_changes_nothing(precision, tmp_path, monkeypatc
     settings = experiment({"method.name": "mwnet"}, precision=precision)
     train(settings, tmp_path / "whole", worker=LocalWorker("cuda"))
     for _ in range(EPOCHS):
-        with pytest.raises(InterruptedError):
-            train(settings, tmp_path / "stopped", worker=StopAfterEpoch("cuda"))
+        with pytest.raises(Stopped):
+            train(settings, tmp_path / "stopped", worker=Stopping(1, "cuda"))
     train(settings, tmp_path / "stopped", worker=LocalWorker("cuda"))
     assert same(bits(tmp_path / "whole"), bits(tmp_path / "stopped"))
 
@@ -122,8 +123,8 @@ def test_a_stop_after_each_epoch_changes_nothing(precision, tmp_path, monkeypatc
 def test_a_run_begun_on_a_cpu_goes_on_on_a_gpu(tmp_path, monkeypatch):
     settings = experiment({"method.name": "mwnet", "method.weight_net.optimizer": "adam"})
     monkeypatch.setenv("MWRAY_EXECUTION", "")
-    with pytest.raises(InterruptedError):
-        train(settings, tmp_path, worker=StopAfterEpoch("cpu"))
+    with pytest.raises(Stopped):
+        train(settings, tmp_path, worker=Stopping(1))
     monkeypatch.setenv("MWRAY_EXECUTION", "graph=on")
     summary = train(settings, tmp_path, worker=LocalWorker("cuda"))
     assert summary["epochs"] == EPOCHS

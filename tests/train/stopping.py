@@ -12,8 +12,8 @@ class Stopped(Exception):
 class Stopping(LocalWorker):
     """A worker that is stopped after so many epochs."""
 
-    def __init__(self, epochs: int) -> None:
-        super().__init__("cpu")
+    def __init__(self, epochs: int, device: str = "cpu") -> None:
+        super().__init__(device)
         self.left = epochs
 
     def report(self, values, checkpoint) -> None:
