@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from mwray.overlap import Overlapped, backward
+from mwray.worker import gradients_first
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others in one exchange: the first of them may still be reading data."""
@@ -53,6 +57,26 @@ class Exchange:
                 means[place] = part.view(tensors[place].shape)
         return means
 
+    def gradients(
+        self, outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, retain_graph: bool = False
+    ) -> list[Tensor]:
+        """As `mwray.worker.Worker.gradients`; on several workers they travel while the backward pass still runs.
+
+        What is counted as time of the exchange is then the wait at its end.
+
+        Raises:
+            PeerLost: another worker is gone.
+        """
+        if self.size == 1:
+            return gradients_first(self, outputs, parameters, weights, retain_graph)
+        sent = Overlapped(parameters, self._begin)
+        backward(outputs, parameters, weights, retain_graph, sent)
+        means: dict[int, Tensor] = {}
+        for bucket in sent.buckets:
+            self._timed(bucket.work.wait)
+            means.update(zip(bucket.places, bucket.means(self.size), strict=True))
+        return [means[place] for place in range(len(parameters))]
+
     def take(self) -> dict[str, float]:
         """Calls, bytes (of this worker's own buffers) and seconds since the last time this was asked."""
         if self._events:
@@ -63,18 +87,33 @@ class Exchange:
         self.calls, self.bytes, self.seconds = 0, 0, 0.0
         return found
 
+    def _begin(self, flat: Tensor) -> Any:
+        """Begin to sum `flat` over all workers."""
+        self.calls += 1
+        self.bytes += flat.numel() * flat.element_size()
+        try:
+            return dist.all_reduce(flat, async_op=True)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+
     def _sum(self, flat: Tensor) -> None:
         self.calls += 1
         self.bytes += flat.numel() * flat.element_size()
+        self._timed(lambda: dist.all_reduce(flat))
+
+    def _lost(self, error: RuntimeError) -> PeerLost:
+        return PeerLost(f"rank {self.rank}: an exchange with the other workers failed: {error}")
+
+    def _timed(self, act: Callable[[], object]) -> None:
         timed = self.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
         if timed:
             begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begun.record()
         started = time.perf_counter()
         try:
-            dist.all_reduce(flat)
+            act()
         except RuntimeError as error:  # gloo and NCCL raise it, or a subclass, when a peer's connection breaks
-            raise PeerLost(f"rank {self.rank}: an exchange with the other workers failed: {error}") from error
+            raise self._lost(error) from error
         if timed:
             ended.record()
             self._events.append((begun, ended))
@@ -109,6 +148,12 @@ class ProcessGroupWorker:
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Mean over workers of each tensor, as `Exchange.average`."""
         return self._exchange.average(tensors)
+
+    def gradients(
+        self, outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, retain_graph: bool = False
+    ) -> list[Tensor]:
+        """Mean gradients, sent while the backward pass runs; as `Exchange.gradients`."""
+        return self._exchange.gradients(outputs, parameters, weights, retain_graph)
 
     def exchanged(self) -> dict[str, float]:
         """Calls, bytes and seconds of exchange since the last time this was asked."""

@@ -30,6 +30,18 @@ class Worker(Protocol):
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Mean over workers of each tensor (same shapes everywhere, called in the same order); identity for one."""
 
+    def gradients(
+        self, outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, retain_graph: bool = False
+    ) -> list[Tensor]:
+        """Gradient of sum_i weights_i outputs_i by each parameter, averaged over workers, zeros where there is none.
+
+        Args:
+            outputs: [] (weights None) or [n].
+            parameters: leaves of its graph, the same everywhere.
+            weights: [n].
+            retain_graph: keep the graph for another pass.
+        """
+
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Tell whoever started this process how far it is: called once per epoch by every worker."""
 
@@ -38,6 +50,27 @@ class Worker(Protocol):
 
     def exchanged(self) -> Mapping[str, float]:
         """What `average` cost since this was last asked: "calls", "bytes" and "seconds"; empty for one worker."""
+
+
+class Averages(Protocol):
+    """Whoever averages over workers."""
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """As `Worker.average`."""
+
+
+def gradients_first(
+    worker: Averages,
+    outputs: Tensor,
+    parameters: Sequence[Tensor],
+    weights: Tensor | None = None,
+    retain_graph: bool = False,
+) -> list[Tensor]:
+    """`Worker.gradients` for whoever has nothing to gain from an overlap: all gradients, then one average."""
+    found = torch.autograd.grad(
+        outputs, list(parameters), weights, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+    )
+    return worker.average(found)
 
 
 def usable(device: torch.device | str | None = None) -> torch.device:
@@ -69,6 +102,8 @@ class LocalWorker:
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return `tensors` as they are: the mean over one worker."""
         return list(tensors)
+
+    gradients = gradients_first
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Pass on that an epoch is saved."""

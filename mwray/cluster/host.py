@@ -20,6 +20,7 @@ from mwray.cluster.worker import progress
 from mwray.lock import LockedError
 from mwray.train.loop import Left
 from mwray.train.pack import Ended, Pack
+from mwray.worker import gradients_first
 
 PATIENCE = 1.0
 """Seconds after which a host answers at the latest, between two steps: Ctrl-C is noticed then."""
@@ -44,6 +45,8 @@ class HostWorker:
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return `tensors` as they are: the mean over one worker."""
         return list(tensors)
+
+    gradients = gradients_first
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Pass on an epoch's record."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mwray.process_group import Exchange
 from mwray.records import Run
+from mwray.worker import gradients_first
 
 
 class Stopped(Exception):
@@ -50,6 +51,8 @@ class TuneWorker:
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return `tensors` as they are: the mean over one worker."""
         return list(tensors)
+
+    gradients = gradients_first
 
     def report(self, values: Mapping[str, float], checkpoint: Path | None) -> None:
         """Tell the search; the checkpoint stays in the run's folder, which outlives the trial's process."""
@@ -101,6 +104,12 @@ class Several:
             PeerLost: another worker is gone.
         """
         return self._exchange.average(tensors)
+
+    def gradients(
+        self, outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, retain_graph: bool = False
+    ) -> list[Tensor]:
+        """Mean gradients, sent while the backward pass runs; as `Exchange.gradients`."""
+        return self._exchange.gradients(outputs, parameters, weights, retain_graph)
 
     def exchanged(self) -> Mapping[str, float]:
         """Calls, bytes and seconds of exchange since the last time this was asked."""

@@ -265,10 +265,7 @@ class MetaWeightNet:
         self, losses: Tensor, eta: Tensor, parameters: list[nn.Parameter], last: bool = False
     ) -> list[Tensor]:
         """Gradient of sum_i eta_i L_i, averaged over workers; parameters that the loss does not reach get zeros."""
-        gradients = torch.autograd.grad(
-            losses, parameters, eta, retain_graph=not last, allow_unused=True, materialize_grads=True
-        )
-        return self.worker.average(gradients)
+        return self.worker.gradients(losses, parameters, eta, retain_graph=not last)
 
 
 def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[str], list[nn.Parameter]]:
