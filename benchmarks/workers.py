@@ -1,7 +1,7 @@
 """What a step costs over W workers: measured on this machine, and modelled for more GPUs than anybody has at hand.
 
     python -m benchmarks.workers                             ResNet-32 over 1 and 2 processes, 100 + 100 images in all
-    python -m benchmarks.workers --model resnet32 wrn16-4 --workers 1 2 --afterwards
+    python -m benchmarks.workers --model resnet32 wrn16-4 --workers 1 2 --overlap
 
 Each W is a group of processes over gloo with one thread each. All W run in turn, several times over, and each ratio
 is to W = 1 of the same round. "exchange" includes the wait for the slowest worker. The model is `modelled`: compute
@@ -33,19 +33,9 @@ from mwray.models.registry import build
 from mwray.models.settings import Model
 from mwray.models.sync_batch_norm import synchronized
 from mwray.process_group import ProcessGroupWorker
-from mwray.worker import gradients_first
 
 FORMS = ("plain", "meta-weight-net", "meta-weight-net, synchronized")
-AFTERWARDS = ("plain, exchanged afterwards", "meta-weight-net, exchanged afterwards")
-
-
-class Afterwards(ProcessGroupWorker):
-    """The same worker, but for gradients that are exchanged when the backward pass is over."""
-
-    def __init__(self, worker: ProcessGroupWorker) -> None:
-        self.__dict__ = worker.__dict__  # its group and its counts
-
-    gradients = gradients_first
+OVERLAPPED = ("plain, overlapped", "meta-weight-net, overlapped")
 
 
 def main() -> None:
@@ -70,7 +60,7 @@ def main() -> None:
 
 def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each form of step and number of workers: medians over rounds."""
-    forms = [*FORMS, *(AFTERWARDS if options.afterwards else [])]
+    forms = [*FORMS, *(OVERLAPPED if options.overlap else [])]
     found: dict[tuple[str, int], list[dict[str, float]]] = {(f, w): [] for f in forms for w in options.workers}
     for _ in range(options.rounds):
         for size in options.workers:
@@ -133,8 +123,7 @@ def _step(name: str, form: str, worker: ProcessGroupWorker, images: int) -> Any:
     if "synchronized" in form:
         model = synchronized(model, worker)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    if form in AFTERWARDS:
-        worker = Afterwards(worker)
+    worker._exchange.overlap = form in OVERLAPPED
     generator = torch.Generator().manual_seed(worker.rank)
     x, y = torch.randn(images, 3, 32, 32, generator=generator), torch.randint(10, (images,), generator=generator)
     if form.startswith("meta"):
@@ -207,9 +196,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=100, help="training images, and meta images, over all workers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each form in a round")
-    parser.add_argument(
-        "--afterwards", action="store_true", help="also with gradients exchanged after the backward pass, not during it"
-    )
+    parser.add_argument("--overlap", action="store_true", help="also with gradients exchanged during the backward pass")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of numbers and picture")
     return parser.parse_args()
 

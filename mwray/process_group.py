@@ -22,6 +22,10 @@ from mwray.worker import gradients_first
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others in one exchange: the first of them may still be reading data."""
 
+OVERLAP = "MWRAY_OVERLAP"
+"""Environment variable: 1 sends gradients during the backward pass. Over gloo on a CPU that gains nothing (RESULTS.md,
+"Many workers"), and over NCCL it has not been measured, so it is not the default."""
+
 
 class PeerLost(ConnectionError):
     """Another worker of this run has died: no fault of this one's, and worth another start."""
@@ -36,6 +40,7 @@ class Exchange:
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
         self.rank, self.size, self.device = rank, size, device
+        self.overlap = os.environ.get(OVERLAP) == "1"
         self.calls, self.bytes, self.seconds = 0, 0, 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -60,14 +65,14 @@ class Exchange:
     def gradients(
         self, outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, retain_graph: bool = False
     ) -> list[Tensor]:
-        """As `mwray.worker.Worker.gradients`; on several workers they travel while the backward pass still runs.
+        """As `mwray.worker.Worker.gradients`; with `overlap` they travel while the backward pass still runs.
 
         What is counted as time of the exchange is then the wait at its end.
 
         Raises:
             PeerLost: another worker is gone.
         """
-        if self.size == 1:
+        if self.size == 1 or not self.overlap:
             return gradients_first(self, outputs, parameters, weights, retain_graph)
         sent = Overlapped(parameters, self._begin)
         backward(outputs, parameters, weights, retain_graph, sent)

@@ -32,7 +32,14 @@ SLOTS = 10_000
 OBJECT_STORE = 256 * 2**20
 """Bytes. Nothing of size travels through the object store; Ray's default of 30 % of memory would be for nothing."""
 PREFLIGHT_SECONDS = 90
-AS_GIVEN = (PATIENCE, "MWRAY_EXECUTION", "MWRAY_RECOMPUTE", "MWRAY_KEEP_FREED_MEMORY", "MWRAY_DOWNLOAD")
+AS_GIVEN = (
+    PATIENCE,
+    "MWRAY_EXECUTION",
+    "MWRAY_RECOMPUTE",
+    "MWRAY_KEEP_FREED_MEMORY",
+    "MWRAY_DOWNLOAD",
+    "MWRAY_OVERLAP",
+)
 """Environment variables that a trial's process gets from the driver, on whatever machine it is."""
 STARTS = 3
 """Attempts at starting Ray on this machine, which may be busy."""
