@@ -5,6 +5,7 @@ Their arithmetic is that of torch.optim.SGD and Adam, element by element; the st
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
-class _Stacked:
+class _Stacked(ABC):
     """What both optimisers share: settings and state of K trials in vectors, and which elements may move."""
 
     SETTINGS: tuple[str, ...]
@@ -86,13 +87,13 @@ class _Stacked:
                     if held is not None:
                         place.copy_(held)
 
+    @abstractmethod
     def _begin(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
         """Become an optimiser over `parameters` with what `group` fixes for all trials, and with zeros for state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _named(self) -> dict[str, Tensor]:
         """The vectors of state by the names that torch.optim gives them."""
-        raise NotImplementedError
 
     def set_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Take every trial's present settings from its own optimiser."""
