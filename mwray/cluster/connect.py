@@ -21,6 +21,7 @@ from ray._private.node import Node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import mwray
+from mwray.cluster.address import check_address
 from mwray.cluster.watch import Head, watched
 from mwray.config import ConfigError
 from mwray.remote import Remote, is_remote
@@ -64,13 +65,9 @@ def connected(address: str | None) -> Iterator[Head]:
     where: dict[str, Any] = {"address": address}
     if address is None:  # "local" so that a RAY_ADDRESS in the environment does not take over
         where = {"address": "local", "resources": {"trial_slot": SLOTS}, "object_store_memory": OBJECT_STORE}
-    try:
-        _start(where, STARTS if address is None else 1)
-    except ConnectionError as error:
-        raise ConfigError(
-            f"--address {address}: no Ray cluster answers there ({error}). Start one with `ray up cluster.yaml` and "
-            "run this on its head, or leave --address out to use this machine"
-        ) from None
+    else:
+        check_address(address)
+    _start(where, STARTS if address is None else 1)
     try:
         with watched(_doors()) as head:
             yield head

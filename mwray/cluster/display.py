@@ -214,6 +214,9 @@ def _where(result: SearchResult) -> list[str]:
     lines = []
     failed = [row for row in result.rows if row.state == "failed"]
     lines += [f"{who(row)} failed: {row.reason}{_traceback(row)}" for row in failed]
+    left = sum(row.state == "waiting" for row in result.rows)
+    if left and not result.interrupted:
+        lines.append(f"Not trained to the end: {left} (search.log says why). The same command goes on with them")
     if result.best is not None:
         folder = result.best.folder
         lines.append(f"Best: trial {result.best.label}, in {folder}")

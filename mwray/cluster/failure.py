@@ -45,6 +45,17 @@ def note_failure(folder: Path, error: BaseException) -> str:
     return reason
 
 
+def storage_lost(reason: str) -> bool:
+    """Whether a training ended for want of storage: no fault of its own, so the same call later goes on with it."""
+    return reason.startswith(f"{StorageError.__name__}: ")
+
+
+def has_failed(folder: Path) -> bool:
+    """Whether the training in `folder` failed by a fault of its own, and is not to be tried again unasked."""
+    failure = failure_of(folder)
+    return failure is not None and not storage_lost(failure["reason"])
+
+
 def failure_of(folder: Path) -> dict[str, str] | None:
     """What `note_failure` wrote, or None."""
     try:

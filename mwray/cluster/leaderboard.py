@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mwray.cluster.failure import FAILURE
+from mwray.cluster.failure import has_failed
 from mwray.cluster.points import SEED, Point, points
 from mwray.cluster.study import Proposal, Study
 from mwray.config import leaves, to_dict
@@ -145,7 +145,7 @@ def row_of(proposal: Proposal, space: Space, state: str = "waiting", reason: str
 def base_row(experiment: Experiment, folder: Path, space: Space) -> Row:
     """BaseModel's row."""
     own = leaves(experiment)
-    state = {"done": "finished"}.get(Run(folder).state, "failed" if (folder / FAILURE).exists() else "waiting")
+    state = {"done": "finished"}.get(Run(folder).state, "failed" if has_failed(folder) else "waiting")
     row = Row(
         number=None,
         state=state,

@@ -47,6 +47,7 @@ from mwray.lock import locked
 from mwray.records import write_atomically
 from mwray.remote import Remote
 from mwray.space import Space
+from mwray.storage import StorageError
 
 logger = logging.getLogger("mwray")
 
@@ -284,6 +285,8 @@ def _summarise(study: Study, result: SearchResult) -> None:
     """Write what was found; a search that has its results must not end with an error of their description."""
     try:
         summary.write(study.space, study.entries(), result)
+    except StorageError as error:
+        logger.warning("%s", error)
     except Exception:
         logger.warning("%s: not written", result.folder / "summary.md", exc_info=True)
 

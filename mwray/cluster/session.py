@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 
 from mwray.cluster.bucket import Keeper, Shared
 from mwray.cluster.display import Display
+from mwray.cluster.failure import storage_lost
 from mwray.cluster.heartbeat import Spend
 from mwray.cluster.leaderboard import Row, row_of, who
 from mwray.cluster.study import Study
@@ -222,22 +223,26 @@ class Session:
             self._close(trial_id, state="finished", objective=value)
 
     def _fail(self, trial_id: str, row: Row, reason: str) -> None:
-        if row.number is not None:
-            self.study.fail(row.number, reason)
-        self._close(trial_id, state="failed", reason=reason)
+        if storage_lost(reason):  # still open in the study; not again in this session, which would wait as long again
+            self.display.note(f"{who(row)} is left for the next call: {reason}")
+            self._close(trial_id, state="waiting", reason=reason)
+        else:
+            if row.number is not None:
+                self.study.fail(row.number, reason)
+            self._close(trial_id, state="failed", reason=reason)
         self._give_up_if_all_fail()
 
     def _give_up_if_all_fail(self) -> None:
-        reasons = {_kind(row.reason or "") for row in self._ended if row.state == "failed"}
-        failed = all(row.state == "failed" for row in self._ended)
+        reasons = {_kind(row.reason) for row in self._ended if row.reason}
+        failed = all(row.reason for row in self._ended)
         if failed and len(self._ended) >= SAME_FAILURES and len(reasons) == 1:
             self.stopped = f"the first {len(self._ended)} trials all failed: {self._ended[0].reason}"
             self.display.note(f"giving up: {self.stopped}")
 
 
 def _kind(reason: str) -> str:
-    """The reason without its numbers and paths: what two trials that fail alike have in common."""
-    return re.sub(r"\S*/\S*|[-+]?\d[\w.+-]*", "#", reason)
+    """The reason without its numbers, paths and hosts: what two trials that fail alike have in common."""
+    return re.sub(r"\(seen from \S+\)|\S*/\S*|[-+]?\d[\w.+-]*", "#", reason)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

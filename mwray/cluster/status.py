@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mwray.cluster import heartbeat
-from mwray.cluster.failure import FAILURE, failure_of
+from mwray.cluster.failure import failure_of, has_failed
 from mwray.cluster.journal import read_study
 from mwray.cluster.names import clock, heading, percent, plain
 from mwray.config import ConfigError
@@ -188,7 +188,7 @@ def _line(trial: FrozenTrial, trials: Sequence[FrozenTrial], folder: Path, metri
 
 def _base(where: Path, metric: str, alive: bool, seeds: int) -> Line:
     run = Run(where)
-    failed = (where / FAILURE).exists()
+    failed = has_failed(where)
     state = "finished" if run.state == "done" else "failed" if failed else "running" if alive else "waiting"
     values = {"seed": _seed(where)} if seeds > 1 else {}
     return _measured(None, state, values, where, metric, (failure_of(where) or {}).get("reason"))

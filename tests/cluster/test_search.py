@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
-from contextlib import suppress
 
 import pytest
 
 from mwray.cluster.search import search
 from mwray.cluster.study import Study
 from mwray.records import Run
-from mwray.storage import PATIENCE, StorageError
 from mwray.train.loop import train
 from mwray.worker import LocalWorker
 from tests.cluster import networks
@@ -131,51 +128,3 @@ def test_hopeless_trials_are_stopped_early_and_the_actor_goes_on_with_the_next(t
     assert result.best.number == 0
     assert [row.state for row in result.rows] == ["finished", *["pruned"] * 3]
     assert all(row.epoch < 20 for row in result.rows[1:])
-
-
-def mounted(where):
-    """A small disk of its own."""
-    where.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(where)], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        pytest.skip(f"mounting needs root: {done.stderr}")
-
-
-def fill_after_first(folder, seconds):
-    """Fill the disk as soon as one trial is done; make room again after a while."""
-    deadline = time.monotonic() + 100
-    while not list(folder.glob("*/*/done")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    time.sleep(seconds)
-    (folder / "filler").unlink()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("patience", ["120", "1"], ids=["for a while", "for good"])
-def test_a_search_on_a_disk_that_fills_up_waits_or_stops_in_order_and_goes_on(tmp_path, monkeypatch, patience):
-    monkeypatch.setenv(PATIENCE, patience)
-    folder = tmp_path / "disk"
-    mounted(folder)
-    try:
-        filler = threading.Thread(target=fill_after_first, args=(folder, 5.0))
-        filler.start()
-        searched = small(epochs=25, trials=2)
-        if patience == "1":
-            with pytest.raises(StorageError, match="No space left on device"):
-                search(searched, folder, display=False)
-            filler.join()
-        result = search(searched, folder, display=False)
-        filler.join()
-        # Its trials wait as long as Ray's processes were told when they began: 120 seconds.
-        assert result.finished and [row.state for row in (*result.rows, result.base)] == ["finished"] * 3
-        for row in result.rows:
-            assert [record["epoch"] for record in Run(row.folder).records()] == list(range(1, 26))
-        assert "No space left on device" in (folder / "search.log").read_text()
-        assert not list(folder.rglob(".*.part"))
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)

@@ -264,6 +264,45 @@ def test_storage_that_fails_for_good_stops_the_search_in_order(study, monkeypatc
     assert study.entry(0).state == "running"  # its run is finished on the disk: the next driver tells it
 
 
+def lost(host):
+    return {
+        "outcome": "failed",
+        "reason": f"StorageError: x: No space left on device, still after 9 s (seen from {host})",
+    }
+
+
+def test_a_trial_that_lost_its_storage_stays_open_and_others_go_on(study):
+    session = session_of(study, base_of(study))
+    for name in ("base", "a", "b", "c", "d"):
+        session.next(name)
+    session.ended("base", lost("alice"))
+    session.ended("a", {"outcome": "done", "value": 0.5})
+    for name in "bcd":  # not all that there are: no reason to give up
+        session.ended(name, lost("alice"))
+    assert session.stopped is None and isinstance(session.next("e"), dict)
+    assert study.entry(1).state == "running"
+    assert session.display.notes[0].startswith("BaseModel is left for the next call: StorageError: x: No space left")
+    again = Study(study.space, study.folder)
+    assert [again.next().number for _ in range(3)] == [1, 2, 3]  # without being asked to retry
+
+
+def test_the_first_trials_all_losing_their_storage_on_whatever_host_end_the_search(study):
+    session = session_of(study)
+    for name, host in zip("abc", ("alice", "bob", "carol"), strict=True):
+        session.next(name)
+        session.ended(name, lost(host))
+    assert "No space left" in session.stopped and session.next("d") == "FINISHED"
+
+
+def test_a_noted_loss_of_storage_is_no_failure_of_base_model(study):
+    row = base_of(study)
+    finish_run(row.folder, row.experiment, 0.5, epochs=1)
+    note_failure(row.folder, StorageError("x: No space left on device, still after 9 s"))
+    assert base_of(study).state == "waiting"
+    note_failure(row.folder, ValueError("bad"))
+    assert base_of(study).state == "failed"
+
+
 def test_starts_that_lead_nowhere_end_a_trial_and_progress_or_another_driver_count_anew(tmp_path, study):
     experiment = study.next().experiment
     run = finish_run(tmp_path / "run", experiment, 0.5, epochs=1)

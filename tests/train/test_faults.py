@@ -21,7 +21,7 @@ from mwray.records import Run
 from mwray.storage import PATIENCE, StorageError
 from mwray.train import checkpoint
 from mwray.train.loop import Left, train
-from mwray.train.sinks import TensorBoardSink
+from mwray.train.sinks import PicturesSink, TensorBoardSink
 from mwray.train.sinks.arrays import ArraysSink
 from mwray.worker import LocalWorker
 
@@ -96,14 +96,16 @@ def test_a_disk_that_fills_up_is_waited_for_and_the_run_has_the_same_bits(experi
         assert "No space left on device; trying again" in caplog.text and "storage works again" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, of its own thread
 def test_a_disk_that_stays_full_ends_the_run_with_the_reason_and_the_same_call_goes_on(
     experiment, alone, tmp_path, monkeypatch
 ):
     monkeypatch.setenv(PATIENCE, "0.5")
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk:
         kept = []
-        with pytest.raises(StorageError, match=r"No space left on device.*Make room there; the same command then"):
-            train(experiment, disk / "run", worker=Doing(2, lambda: kept.append(fill(disk))))
+        sinks = [TensorBoardSink(), PicturesSink()]  # both draw when they are closed, and find the disk full as well
+        with pytest.raises(StorageError, match=r"checkpoint.*No space left on device.*Make room there; the same"):
+            train(experiment, disk / "run", worker=Doing(2, lambda: kept.append(fill(disk))), sinks=sinks)
         assert [record["epoch"] for record in Run(disk / "run").records()][:2] == [1, 2]
         assert checkpoint.latest(disk / "run")["epoch"] == 2
         kept[0].unlink()

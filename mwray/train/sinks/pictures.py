@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ EVERY = 30.0
 """Seconds between two drawings: the three files take about 0.5 s on one core, so this keeps them below 2 %."""
 SHARE = 0.05
 """Of the time at most, where drawing takes long because the machine is busy."""
+
+logger = logging.getLogger("mwray")
 
 
 class Pace:
@@ -71,7 +74,10 @@ class PicturesSink:
 
     def close(self) -> None:
         """Draw what a run that broke off has come to."""
-        self._draw()
+        try:
+            self._draw()
+        except OSError as error:  # not raised: it would take the place of what broke the run off
+            logger.warning("the last pictures of a run are missing (%s)", error)
 
     def _draw(self) -> None:
         if self.run is None or self.arrays is None or not self.draw:

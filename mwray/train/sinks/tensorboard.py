@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -38,8 +39,9 @@ TAGS = {
 }
 """Which panel a number is drawn in. Any other name goes to a panel named by its first part."""
 
-
 UNBIASED = {"imbalance": 1.0, "noise": "none", "rate": 0.0}
+
+logger = logging.getLogger("mwray")
 
 
 class TensorBoardSink:
@@ -85,6 +87,8 @@ class TensorBoardSink:
             return
         try:
             self._draw()
+        except OSError as error:  # not raised: it would take the place of what broke the run off
+            logger.warning("%s: the last pictures are not in TensorBoard (%s)", self.run.folder, error)
         finally:
             self._abandon()
 
