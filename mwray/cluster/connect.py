@@ -181,6 +181,9 @@ class Allotment:
     gpus: float
     """For each worker; below 1, trials share a GPU."""
 
+    def __str__(self) -> str:
+        return f"{self.workers} worker{'s' * (self.workers > 1)} of {self.cpus} CPU and {self.gpus:g} GPU"
+
     def fits(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """How many such trials run on `nodes` at once: a worker is never spread over two machines."""
         workers = sum(self._on(node) for node in nodes)
@@ -241,7 +244,7 @@ def limit(allotment: Allotment, nodes: Sequence[Mapping[str, float]], concurrenc
     """
     fitting = allotment.fits(nodes)
     if fitting == 0 and not joined:
-        raise ConfigError(f"a trial of {allotment} does not fit: this machine has {_total(nodes)}")
+        raise ConfigError(f"a training of {allotment} does not fit: this machine has {_total(nodes)}")
     if joined and allotment.workers == 1 and concurrency is not None:
         return concurrency
     return max(1, fitting if concurrency is None else min(fitting, concurrency))

@@ -15,12 +15,11 @@ from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mwray.cluster import leave, warn
 from mwray.cluster.bucket import at_hand
-from mwray.cluster.connect import allot, check_shared, connected, nodes
+from mwray.cluster.connect import allot, check_shared, connected, limit, nodes
 from mwray.cluster.failure import FAILURE, clear_failure, failure_of
 from mwray.cluster.follow import following
 from mwray.cluster.trial import Job, train_noting
 from mwray.cluster.worker import TrainWorker
-from mwray.config import ConfigError
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.records import Run
@@ -59,10 +58,10 @@ def fit(
     """
     folder = folder.resolve()
     with connected(address):
-        check_shared(folder)
         allotment = allot(nodes(), workers, 1, gpus_per_worker * workers)
-        if allotment.fits(nodes()) == 0 and address is None:
-            raise ConfigError(f"--workers {workers}: {allotment} does not fit on this machine: {nodes()}")
+        limit(allotment, nodes(), 1, joined=address is not None)  # refuses what does not fit
+        folder.mkdir(parents=True, exist_ok=True)
+        check_shared(folder)
         job = Job.of(
             experiment,
             folder,

@@ -101,6 +101,8 @@ def write(place: Path, key: str, arrays: Arrays) -> None:
     """
     layout: list[tuple[Any, ...]] = [("key", "S64"), ("checksum", "<u8")]
     layout += [(field, getattr(arrays, field).dtype, getattr(arrays, field).shape) for field in FIELDS]
+    for left in place.parent.glob(f"{place.stem}.*.tmp"):  # by a process that was killed; `cached` holds the lock
+        left.unlink(missing_ok=True)
     part = place.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         record = np.lib.format.open_memmap(part, "w+", np.dtype(layout), (1,))

@@ -1,8 +1,11 @@
-"""Mentors: what looks at a sample's loss and says how much the sample should count (Jiang et al., ICML 2018)."""
+"""Mentors: what looks at a sample's loss and says how much the sample should count (Jiang et al., ICML 2018).
+
+Each gives weights [B] in 0..1 from losses [B], their distances to the moving percentile [B], and progress 0..1.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +18,6 @@ BATCH = 1024
 LR = 0.02
 """Ours: the authors' recurrent mentor takes 30,000 steps of Adam at 0.1, falling by 0.9 every 1,000. This one has three
 inputs, and its loss stands still after some hundred steps (seen on digits)."""
-
-
-class Mentor(Protocol):
-    """Weights [B] in 0..1 from losses [B], their distances to the moving percentile [B], and progress 0..1."""
-
-    def __call__(self, losses: Tensor, distances: Tensor, progress: float) -> Tensor:
-        """Give the weights, without a graph."""
 
 
 @final

@@ -10,6 +10,9 @@ import pytest
 
 from mwray.cluster import display
 from mwray.cluster.search import search
+from mwray.cluster.trainer import fit
+from mwray.config import override
+from mwray.recipes import recipe
 from mwray.records import Run
 from tests.cluster.helpers import space
 
@@ -110,3 +113,12 @@ def test_a_worker_that_joins_is_used_and_one_that_leaves_takes_nothing_along(tmp
     again = [entries for entries in starts if len(entries) > 1]
     assert len(again) == 1 and again[0][1]["epoch"] >= 1, "the trial of the lost worker goes on from its checkpoint"
     print(f"used after {used:.1f} s; its trial went on after epoch {again[0][1]['epoch']}")
+
+
+@pytest.mark.slow
+def test_one_training_over_two_machines_makes_its_folder(tmp_path, cluster):
+    cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    short = override(recipe("digits"), {"epochs": 1, "optimizer.milestones": [], "method.name": "base"})
+    summary = fit(short, tmp_path / "new" / "run", 2, address="auto")
+    assert summary["epochs"] == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["run"]

@@ -58,6 +58,16 @@ def test_the_second_start_decodes_nothing_and_maps_the_file(source: Path) -> Non
     assert [path.name for path in (source.parent / ".mwray").iterdir() if path.suffix == ".npy"] == ["set.npy"]
 
 
+def test_what_a_killed_process_left_goes_with_the_next_writing(source: Path) -> None:
+    left = source.parent / ".mwray" / "set.0123.tmp"
+    other = source.parent / ".mwray" / "settled.0123.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    other.write_bytes(b"of another set, which may be writing now")
+    cached("set", source.parent, [source], Builder())
+    assert not left.exists() and other.exists()
+
+
 def test_writing_into_the_arrays_leaves_the_file_alone(source: Path) -> None:
     build = Builder()
     for _ in range(3):
