@@ -28,9 +28,10 @@ from ray import tune
 from rich.console import Console
 
 from mwray.cluster import display as displays
-from mwray.cluster import heartbeat, leaderboard, probe, summary
+from mwray.cluster import heartbeat, leaderboard, summary
 from mwray.cluster.bucket import Keeper, Shared
-from mwray.cluster.connect import allot, connected, driver_resources, limit, nodes, scratch
+from mwray.cluster.connect import Allotment, connected, driver_resources, limit, nodes, scratch
+from mwray.cluster.demand import Demand
 from mwray.cluster.failure import FAILURE
 from mwray.cluster.group import OverWorkers
 from mwray.cluster.heartbeat import Heartbeat, Spend
@@ -42,7 +43,7 @@ from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopp
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Alone
 from mwray.cluster.watch import Head
-from mwray.config import ConfigError, fingerprint, override
+from mwray.config import fingerprint, override
 from mwray.lock import locked
 from mwray.records import write_atomically
 from mwray.remote import Remote
@@ -89,15 +90,12 @@ def search(
         display: show a table of trials, and the leaderboard at the end.
 
     Raises:
-        ConfigError: `folder` holds another search, a trial does not fit, or not all nodes see `folder`.
+        ConfigError: `folder` holds another search, a trial does not fit, not all nodes see `folder`, no cluster answers
+            at `address`, or options exclude one another.
         LockedError: another process drives the search in `folder`.
         StorageError: `folder` could not be written for longer than `mwray.storage.patience`; the same call goes on.
     """
-    if pack < 1 or (pack > 1 and workers_per_trial > 1):
-        raise ConfigError(
-            f"--pack {pack}, --workers-per-trial {workers_per_trial}: trials that share a process (1 or more of them) "
-            "cannot be spread over several; give one of the two"
-        )
+    demand = Demand(address is not None, concurrency, gpus_per_trial, workers_per_trial, pack)
     store = Keeper(folder) if isinstance(folder, Remote) else Shared(folder)
     folder = store.folder
     console = Console() if Console().is_terminal else Console(width=WIDTH)
@@ -111,9 +109,7 @@ def search(
         session = None
         if study.unfinished or any(base.state == "waiting" for base in bases):
             with connected(address) as head:
-                session = _run(
-                    study, bases, store, screen, head, address, concurrency, gpus_per_trial, workers_per_trial, pack
-                )
+                session = _run(study, bases, store, screen, head, demand)
         if session is not None and session.storage_failed is not None:
             raise session.storage_failed
         result = _result(study, folder, session)
@@ -127,53 +123,29 @@ def search(
 
 
 def _run(
-    study: Study,
-    bases: Sequence[Row],
-    store: Shared | Keeper,
-    screen: Logged,
-    head: Head,
-    address: str | None,
-    concurrency: int | None,
-    gpus_per_trial: float | str | None,
-    workers: int,
-    pack: int,
+    study: Study, bases: Sequence[Row], store: Shared | Keeper, screen: Logged, head: Head, demand: Demand
 ) -> Session:
     """Drive the search over the Ray that is connected."""
     store.check()
-    folder = store.folder
-    joined = address is not None
-    share: float | None = None
-    if pack == 1 or gpus_per_trial is not None:  # a process of many trials has a GPU to itself unless told otherwise
-        share = probe.gpus_per_trial(study.space, gpus_per_trial, workers, nodes(), joined, probe.on_a_gpu, screen.note)
-    pack = min(pack, concurrency or pack)
-    processes = None if concurrency is None else -(-concurrency // pack)
-    allotment = allot(nodes(), workers, processes, share if pack == 1 or share is None else min(1.0, share * pack))
+    allotment = demand.allot(study.space, screen)
+    pack, driver = demand.packed, uuid.uuid4().hex[:12]
 
     def fitting() -> int:
-        return limit(allotment, nodes(), processes, joined)
+        return limit(allotment, nodes(), demand.processes, demand.joined)
 
     fitting()  # refuses before anything is shown
-    driver = uuid.uuid4().hex[:12]
-    each = workers / pack
-    spend = Spend(each * allotment.cpus, each * allotment.gpus, heartbeat.read(folder).get("spend"))
     session = Session(
         study,
         [base for base in bases if base.state == "waiting"],
         screen,
-        lambda: min(fitting() * pack, concurrency or fitting() * pack),
-        {
-            "workers": workers,
-            "cpus": allotment.cpus,
-            "gpus": allotment.gpus,
-            "driver": driver,
-        },
-        spend,
+        lambda: min(fitting() * pack, demand.concurrency or fitting() * pack),
+        {"workers": demand.workers, "cpus": allotment.cpus, "gpus": allotment.gpus, "driver": driver},
+        _spend(allotment, pack, store.folder),
         store,
     )
-    rows = [*leaderboard.rows(study), *bases]
     screen.note(f"process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
-    screen.begin(rows, study.target + len(bases), leaderboard.columns(study.space))
-    sign = Heartbeat(folder, lambda: _told(session, screen))
+    screen.begin([*leaderboard.rows(study), *bases], study.target + len(bases), leaderboard.columns(study.space))
+    sign = Heartbeat(store.folder, lambda: _told(session, screen))
     head.tell(lambda why: _farewell(screen, sign, why))
     how = "broken off"
     try:
@@ -181,12 +153,18 @@ def _run(
             if pack > 1:
                 Packed(session, pack, fitting, allotment.cpus, allotment.gpus).run()
             else:
-                _tuner(session, driver, workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
+                _tuner(session, driver, demand.workers, {"CPU": allotment.cpus, "GPU": allotment.gpus}).fit()
         how = "interrupted" if session.interrupted else session.stopped or "finished"
     finally:
         screen.close()
         sign.close(how)
     return session
+
+
+def _spend(allotment: Allotment, pack: int, folder: Path) -> Spend:
+    """Counts what trials take, on top of what earlier calls took; those of one process divide it."""
+    each = allotment.workers / pack
+    return Spend(each * allotment.cpus, each * allotment.gpus, heartbeat.read(folder).get("spend"))
 
 
 def _farewell(screen: Logged, sign: Heartbeat, why: str) -> None:
