@@ -13,7 +13,7 @@ fi
 import importlib.util, sys
 names = {"torch": "torch", "numpy": "numpy", "pydantic": "pydantic", "annotated_types": "annotated-types", "sklearn": "scikit-learn",
          "PIL": "pillow", "matplotlib": "matplotlib", "rich": "rich", "tensorboard": "tensorboard", "pytest": "pytest",
-         "pytest_timeout": "pytest-timeout"}
+         "pytest_timeout": "pytest-timeout", "xdist": "pytest-xdist"}
 missing = [package for module, package in names.items() if importlib.util.find_spec(module) is None]
 if missing:
     sys.exit(f"make gpu: this Python lacks {', '.join(missing)}. With a network: pip install them; without: `make gpu-wheels` "
