@@ -38,8 +38,9 @@ from mwray.cluster.heartbeat import Heartbeat, Spend
 from mwray.cluster.leaderboard import Row, SearchResult
 from mwray.cluster.log import LogFile, Logged
 from mwray.cluster.packed import Packed
+from mwray.cluster.questions import TuneCallback, TuneSearcher, TuneStopper
 from mwray.cluster.scheduler import TuneScheduler
-from mwray.cluster.session import Session, TuneCallback, TuneSearcher, TuneStopper
+from mwray.cluster.session import Session
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Alone
 from mwray.cluster.watch import Head

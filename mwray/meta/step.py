@@ -107,17 +107,7 @@ class MetaWeightNet:
     ) -> None:
         _check(weight_map=weight_map, look_ahead=look_ahead, input=input, conditioning=conditioning)
         _check(order=order, recompute=recompute)
-        if conditioning == "class" and isinstance(weight_net, str):
-            raise ValueError(
-                "conditioning='class' needs a weight net that takes classes: give weight_net="
-                f"ClassWeightNet({weight_net!r}, num_classes) of mwray.models.class_weight_net"
-            )
-        if order == "lagged" and input == "through":
-            raise ValueError(
-                "order='lagged' makes the look-ahead the real step, whose weights are factors: input must be 'detached'"
-            )
-        if order == "lagged":
-            gradient.check_known(optimizer, "order='lagged'", "order='exact'")
+        _check_together(weight_net, optimizer, conditioning, order, input)
         if every < 1:
             raise ValueError(f"every is {every}; it can be 1 (each step moves the weight net) or more")
         self.model = model
@@ -304,6 +294,23 @@ CHOICES = {
     "order": ("exact", "lagged"),
     "recompute": ("nothing", "cheap", "all"),
 }
+
+
+def _check_together(
+    weight_net: str | nn.Module, optimizer: torch.optim.Optimizer, conditioning: str, order: str, input: str
+) -> None:
+    """Refuse choices that exclude each other."""
+    if conditioning == "class" and isinstance(weight_net, str):
+        raise ValueError(
+            "conditioning='class' needs a weight net that takes classes: give weight_net="
+            f"ClassWeightNet({weight_net!r}, num_classes) of mwray.models.class_weight_net"
+        )
+    if order == "lagged" and input == "through":
+        raise ValueError(
+            "order='lagged' makes the look-ahead the real step, whose weights are factors: input must be 'detached'"
+        )
+    if order == "lagged":
+        gradient.check_known(optimizer, "order='lagged'", "order='exact'")
 
 
 def _check(**given: str) -> None:

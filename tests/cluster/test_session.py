@@ -14,7 +14,8 @@ from mwray.cluster import leaderboard
 from mwray.cluster.display import Silent
 from mwray.cluster.failure import Hopeless, clear_failure, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.leaderboard import SearchResult, base_row, ranked, rows
-from mwray.cluster.session import Session, TuneSearcher, TuneStopper
+from mwray.cluster.questions import TuneSearcher, TuneStopper
+from mwray.cluster.session import Session
 from mwray.cluster.study import Study
 from mwray.cluster.trial import Job, outcome
 from mwray.config import override, read
