@@ -6,6 +6,7 @@ torchrun --nproc-per-node 4 launch/train.py cifar10-flip
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from mwray.overlap import Overlapped, backward
-from mwray.worker import gradients_first
+from mwray.worker import DeviceError, gradients_first
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others in one exchange: the first of them may still be reading data."""
@@ -45,7 +48,7 @@ class Exchange:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Mean over workers of each tensor.
+        """Mean over workers of each tensor, where that tensor is; all travel by the device, for NCCL takes no others.
 
         Raises:
             PeerLost: another worker is gone.
@@ -55,11 +58,11 @@ class Exchange:
             return means
         for dtype in dict.fromkeys(t.dtype for t in tensors):
             places = [place for place, t in enumerate(tensors) if t.dtype == dtype]
-            flat = torch.cat([tensors[place].detach().reshape(-1) for place in places])
+            flat = torch.cat([tensors[place].detach().reshape(-1).to(self.device) for place in places])
             self._sum(flat)
             parts = flat.div_(self.size).split([tensors[place].numel() for place in places])
             for place, part in zip(places, parts, strict=True):
-                means[place] = part.view(tensors[place].shape)
+                means[place] = part.view(tensors[place].shape).to(tensors[place].device)
         return means
 
     def gradients(
@@ -138,11 +141,16 @@ class ProcessGroupWorker:
         Args:
             device: default: the GPU of this process's number on its machine, or the CPU where there are fewer GPUs
                 than processes.
+
+        Raises:
+            DeviceError: some processes have a GPU and others do not.
         """
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device(device) if device else _own_device()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=PATIENCE)
+            store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+            backend = _agreed(store, self.rank, self.size, self.device)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         self._exchange = Exchange(self.rank, self.size, self.device)
 
     @staticmethod
@@ -185,3 +193,16 @@ def _own_device() -> torch.device:
         torch.cuda.set_device(place)
         return torch.device("cuda", place)
     return torch.device("cpu")
+
+
+def _agreed(store: Store, rank: int, size: int, device: torch.device) -> str:
+    """The backend that carries every process's tensors; a mixture is told here, where nobody waits in an exchange."""
+    store.set(f"mwray/device/{rank}", f"{device.type} on {socket.gethostname()}")
+    found = [store.get(f"mwray/device/{other}").decode() for other in range(size)]
+    kinds = {each.split()[0] for each in found}
+    if len(kinds) > 1:
+        shown = ", ".join(f"rank {other}: {each}" for other, each in enumerate(found))
+        raise DeviceError(
+            f"the processes of one training need the same kind of device ({shown}); --device cpu, given to all, will do"
+        )
+    return "nccl" if kinds == {"cuda"} else "gloo"

@@ -180,7 +180,7 @@ def report(result: SearchResult, console: Console) -> None:
     if result.points:
         console.print("Over the seeds: mean +- standard deviation, best mean first", highlight=False)
         console.print(_points(result, console))
-    for text in _where(result):
+    for text in closing(result):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -210,7 +210,8 @@ def _line(row: Row, names: Sequence[str]) -> list[str]:
     return [row.label, *fields, percent(row.validation), percent(row.test), f"{row.seconds:.0f}"]
 
 
-def _where(result: SearchResult) -> list[str]:
+def closing(result: SearchResult) -> list[str]:
+    """What failed, what the best trial left where, and what all of it took: the last lines of a search."""
     lines = []
     failed = [row for row in result.rows if row.state == "failed"]
     lines += [f"{who(row)} failed: {row.reason}{_traceback(row)}" for row in failed]

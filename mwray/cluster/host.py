@@ -15,7 +15,7 @@ from torch import Tensor
 from mwray.cluster import leave
 from mwray.cluster.bucket import at_hand
 from mwray.cluster.failure import clear_starts, count_start, note_failure
-from mwray.cluster.trial import Job, begin, outcome, sinks
+from mwray.cluster.trial import Job, begin, outcome, ready, sinks
 from mwray.cluster.worker import progress
 from mwray.lock import LockedError
 from mwray.train.loop import Left
@@ -107,10 +107,10 @@ class Host:
         stack = ExitStack()
         job, push = stack.enter_context(at_hand(job))
         self._jobs[key] = job, stack
-        worker = HostWorker(key, job.device(), self._events, push)
-        if (reason := begin(job)) is not None:
+        if (reason := begin(job) or ready(job)) is not None:
             self._told(key, outcome(job, reason))
             return
+        worker = HostWorker(key, job.device(), self._events, push)
         try:
             count_start(job.path, job.driver)
             ended = self._pack.add(key, job.settings(), job.path, worker=worker, sinks=sinks(), leave=leave.asked)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mwray.cluster.failure import has_failed
+from mwray.cluster.failure import failure_of, has_failed
 from mwray.cluster.points import SEED, Point, points
-from mwray.cluster.study import Proposal, Study
+from mwray.cluster.study import Entry, Proposal, Study
 from mwray.config import leaves, to_dict
 from mwray.experiment import Experiment
 from mwray.records import Run, write_atomically
@@ -146,27 +146,32 @@ def base_row(experiment: Experiment, folder: Path, space: Space) -> Row:
     """BaseModel's row."""
     own = leaves(experiment)
     state = {"done": "finished"}.get(Run(folder).state, "failed" if has_failed(folder) else "waiting")
+    failure = failure_of(folder) if state == "failed" else None
     row = Row(
         number=None,
         state=state,
         values={name: own.get(name) for name in columns(space)},
         experiment=experiment,
         folder=folder,
+        reason=None if failure is None else failure["reason"],
     )
     return row.measured(Run(folder).records(), space.metric)
 
 
 def rows(study: Study) -> list[Row]:
     """Every trial of the study, from its records, by number."""
-    found = []
-    for entry in study.entries():
-        try:
-            experiment = study.space.experiment(entry.values)
-        except ValueError:  # failed because its fields exclude one another: no experiment, no folder
-            experiment = study.space.base
-        proposal = Proposal(entry.number, entry.values, experiment, study.trial_folder(entry.number, experiment))
-        found.append(row_of(proposal, study.space, STATES[entry.state], entry.reason))
-    return found
+    return [entry_row(study, entry) for entry in study.entries()]
+
+
+def entry_row(study: Study, entry: Entry) -> Row:
+    """The row of one trial of the study."""
+    try:
+        experiment = study.space.experiment(entry.values)
+    except ValueError:  # failed because its fields exclude one another: no experiment, no folder
+        experiment = study.space.base
+    proposal = Proposal(entry.number, entry.values, experiment, study.trial_folder(entry.number, experiment))
+    row = row_of(proposal, study.space, STATES[entry.state], entry.reason)
+    return replace(row, values={**row.values, **entry.values})
 
 
 def ranked(rows: Sequence[Row], mode: str) -> tuple[Row, ...]:

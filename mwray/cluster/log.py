@@ -56,6 +56,10 @@ class Logged:
         for display in self._both:
             display.note(text)
 
+    def record(self, text: str) -> None:
+        """A line for the file alone."""
+        self._log.note(text)
+
     def close(self) -> None:
         """Close both."""
         for display in self._both:

@@ -11,7 +11,7 @@ import torch
 
 from mwray.cluster import leave, warn
 from mwray.cluster.bucket import at_hand
-from mwray.cluster.trial import Job, outcome, train_noting
+from mwray.cluster.trial import Job, outcome, ready, train_noting
 from mwray.cluster.worker import Place, Several, Stopped, progress
 from mwray.process_group import Exchange
 from mwray.records import Run
@@ -63,9 +63,10 @@ def _train(place: Place, ask: Ask, number: int, given: Job) -> bool:
     with at_hand(given, place.rank) as (job, push), warn.kept(job.path) as warnings:
         worker = GroupWorker(place, ask, number, warnings.take, push)
         try:
-            if not worker.begin(job.path):
-                return False
-            reason = train_noting(job, worker)
+            if (reason := ready(job)) is None:
+                if not worker.begin(job.path):
+                    return False
+                reason = train_noting(job, worker)
         except Stopped:
             return True
         told = place.rank == 0 or reason is not None

@@ -116,6 +116,9 @@ def search(
         result = _result(study, folder, session)
         leaderboard.write(result)
         _summarise(study, result)
+        if session is not None:
+            for line in displays.closing(result):
+                screen.record(line)
     if display:
         displays.report(result, console)
         if result.interrupted:

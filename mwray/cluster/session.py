@@ -18,8 +18,8 @@ from mwray.cluster.bucket import Keeper, Shared
 from mwray.cluster.display import Display
 from mwray.cluster.failure import storage_lost
 from mwray.cluster.heartbeat import Spend
-from mwray.cluster.leaderboard import Row, row_of, who
-from mwray.cluster.study import Study
+from mwray.cluster.leaderboard import Row, entry_row, row_of, who
+from mwray.cluster.study import REDRAWS, Study
 from mwray.cluster.trial import Job
 from mwray.storage import StorageError
 
@@ -184,7 +184,18 @@ class Session:
         if self.bases:
             return self.bases.pop(0)
         proposal = self.study.next()
+        self._show_refused()
         return None if proposal is None else row_of(proposal, self.study.space)
+
+    def _show_refused(self) -> None:
+        """Show trials that failed before they began. They cost nothing, so three of them are no reason to give up."""
+        refused, self.study.refused = self.study.refused, []
+        for number in refused:
+            self.display.changed(entry_row(self.study, self.study.entry(number)))
+        if len(refused) >= REDRAWS:
+            why = f"{len(refused)} points in a row cannot be trained: {self.study.entry(refused[-1]).reason}"
+            self.display.note(f"no more points: {why}")
+            self.stopped = self.stopped if self._live else why
 
     def _current_limit(self) -> int:
         asked, limit = self._asked_limit

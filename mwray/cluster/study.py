@@ -26,7 +26,7 @@ from mwray.seeding import key
 from mwray.space import Choice, FloatRange, Space
 
 REDRAWS = 20
-"""Draws of a point already there, in a row, after which the space counts as searched through."""
+"""Draws of a point already there, or of one that cannot be trained, in a row, after which there are no more."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Study:
         self._check_same({**space.description(), "workers": workers})
         self._live: dict[int, optuna.trial.Trial] = {}
         self._reported: dict[int, set[int]] = {}
+        self.refused: list[int] = []
+        """Trials that failed before they began, since their fields exclude one another; for the caller to take note."""
         self._left_over = self._settle_left_overs()
         # Beside the study what is asked for at every step: to look through all trials takes longer the more there are.
         self._given = len(self._counted())
@@ -107,7 +109,7 @@ class Study:
             proposal = self._propose(self._left_over.pop(0))
             if proposal is not None:
                 return proposal
-        while self.given < self.target:
+        while self.given < self.target and len(self.refused) < REDRAWS:
             trial = self._draw()
             if trial is None:
                 self.target = self.given  # every point of a finite space is there
@@ -300,6 +302,7 @@ class Study:
             experiment = self.space.experiment(values)
         except ConfigError as error:  # two fields that exclude each other only together
             self.fail(trial.number, f"ConfigError: {error}")
+            self.refused.append(trial.number)
             return None
         return Proposal(trial.number, values, experiment, self.trial_folder(trial.number, experiment))
 

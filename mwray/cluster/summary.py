@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mwray.cluster import analysis_draw
 from mwray.cluster.analysis import FEWEST, Field, Level, averaged, best_of, fields, spreads, tidy
-from mwray.cluster.leaderboard import Row, SearchResult
+from mwray.cluster.heartbeat import hours
+from mwray.cluster.leaderboard import Row, SearchResult, who
 from mwray.cluster.names import clock, heading, percent, plain
 from mwray.cluster.points import SEED, spread_text
 from mwray.cluster.study import Entry
@@ -45,8 +46,13 @@ def _text(space: Space, entries: Sequence[Entry], result: SearchResult, drawn: S
     yield f"# What the search `{space.name}` found"
     yield ""
     yield _done(space, result)
+    if result.spend:
+        yield f"\nSpent: {hours(result.spend)}."
+    if result.stopped:
+        yield f"\nStopped: {result.stopped}"
     if result.best is None:
         yield "\nNo trial has finished, so there is nothing to compare."
+        yield from _failed(result)
         return
     yield "\n## The best\n"
     yield from _best(space, result, result.best)
@@ -57,9 +63,18 @@ def _text(space: Space, entries: Sequence[Entry], result: SearchResult, drawn: S
     yield from _mattered(space, entries)
     yield "\n## How far to trust it\n"
     yield from _trust(space, entries, result.best)
+    yield from _failed(result)
     for path in drawn:
         caption = CAPTIONS[path.stem.split("-")[0]]
         yield f"\n![{caption}]({path.parent.name}/{path.name})"
+
+
+def _failed(result: SearchResult) -> Iterator[str]:
+    failed = [row for row in (*result.rows, *result.bases) if row.state == "failed"]
+    if failed:
+        yield "\n## What failed\n"
+    for row in failed:
+        yield f"- {who(row)}: {row.reason or 'for a reason unknown'}"
 
 
 def _done(space: Space, result: SearchResult) -> str:

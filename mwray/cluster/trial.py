@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from mwray.storage import StorageError, patiently
 from mwray.train.loop import Left, train
 from mwray.train.sinks import PicturesSink, Sink, TensorBoardSink
 from mwray.train.sinks.arrays import ArraysSink
-from mwray.worker import Worker
+from mwray.worker import DeviceError, Worker
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,24 @@ class Job:
         return Path(self.folder)
 
     def device(self) -> str:
-        """Where its worker computes: Ray shows a process only the GPUs that it was given."""
-        return "cuda" if self.gpus and torch.cuda.is_available() else "cpu"
+        """Where its worker computes: Ray shows a process only the GPUs that it was given.
+
+        Raises:
+            DeviceError: it was given one, and PyTorch has none.
+        """
+        if self.gpus and not torch.cuda.is_available():
+            raise DeviceError(
+                f"{socket.gethostname()} gave {self.gpus:g} GPU, and PyTorch {torch.__version__} sees none there: a "
+                "build for CPUs, or a driver that is too old? --gpus-per-trial 0 trains on CPUs"
+            )
+        return "cuda" if self.gpus else "cpu"
 
 
 def run_alone(config: Mapping[str, str]) -> None:
     """Ray Tune's function for a trial of one worker: train inside this process, which the next trial uses again."""
     torch.set_num_threads(Job.from_config(config).cpus)  # or as many as there are cores, for every trial at once
     with at_hand(Job.from_config(config)) as (job, push), warn.kept(job.path) as warnings:
-        reason = begin(job) or train_noting(job, TuneWorker(job.device(), warnings.take, push))
+        reason = begin(job) or ready(job) or train_noting(job, TuneWorker(job.device(), warnings.take, push))
         push()
         ray.tune.report({**outcome(job, reason), "warnings": warnings.take()})
 
@@ -91,17 +101,36 @@ class Alone(wrap_function(run_alone)):  # type: ignore[misc]
 
 
 def begin(job: Job) -> str | None:
-    """Forget an earlier failure, once the storage is there: a search's folder that is away must not be made anew.
+    """Forget an earlier failure; by whoever drives the training, before it begins.
 
     Returns:
         Why the trial has failed already: no storage.
     """
     try:
-        patiently(job.path.parent.parent.stat, job.path)
+        _reach(job)
         patiently(lambda: clear_failure(job.path), job.path)
     except StorageError as error:
         return note_failure(job.path, error)
     return None
+
+
+def ready(job: Job) -> str | None:
+    """Look whether this process can train; by each that is about to.
+
+    Returns:
+        Why the trial has failed already: no storage here, or no device.
+    """
+    try:
+        _reach(job)
+        job.device()
+    except (StorageError, DeviceError) as error:
+        return note_failure(job.path, error)
+    return None
+
+
+def _reach(job: Job) -> None:
+    """Wait for the storage: a search's folder that is away must not be made anew."""
+    patiently(job.path.parent.parent.stat, job.path)
 
 
 def train_noting(job: Job, worker: Worker) -> str | None:

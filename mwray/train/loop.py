@@ -235,8 +235,8 @@ class Session:
         """
         state = patiently(self._newest, self.record.folder)
         first = 0 if state is None else int(state["epoch"])
-        mean = self.worker.average([torch.tensor([float(first)], dtype=torch.float64)])[0].item()
-        if mean != first:
+        mine = torch.tensor([float(first)], dtype=torch.float64, device=self.worker.device)
+        if self.worker.average([mine])[0].item() != first:
             raise Left(f"rank {self.worker.rank} found a checkpoint of epoch {first}, others do not")
         if state is None:
             return 0

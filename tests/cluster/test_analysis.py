@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from zlib import crc32
 
 import optuna
@@ -174,3 +175,14 @@ def test_a_search_in_which_nothing_finished_says_so(tmp_path):
     over = space(ONE)
     result = SearchResult(folder=tmp_path, rows=(), bases=(), finished=False, names=columns(over))
     assert "No trial has finished" in summary.write(over, [], result).read_text()
+
+
+def test_the_summary_tells_the_spend_what_failed_and_why_it_stopped(tmp_path):
+    over, entries, result = searched(tmp_path, CONDITIONAL, by_rate, trials=3)
+    failed = replace(result.rows[-1], state="failed", reason="OutOfMemoryError: 3 GiB")
+    spend = {"gpu_seconds": 5400.0, "cpu_seconds": 0.0}
+    told = replace(result, rows=(*result.rows[:-1], failed), spend=spend, stopped="the disk is full")
+    text = summary.write(over, entries, told).read_text()
+    assert "1.50 GPU-hours" in text and "Stopped: the disk is full" in text
+    assert f"- trial {failed.number}: OutOfMemoryError: 3 GiB" in text
+    assert "What failed" not in summary.write(over, entries, result).read_text()

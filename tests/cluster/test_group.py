@@ -21,6 +21,7 @@ from mwray.cluster.member import attend
 from mwray.cluster.trial import Job
 from mwray.cluster.worker import Place
 from mwray.records import Run
+from mwray.storage import PATIENCE
 from mwray.train import checkpoint
 from mwray.train.loop import Left, train
 from mwray.worker import LocalWorker
@@ -180,6 +181,15 @@ def test_an_error_on_one_worker_ends_trial_and_processes_and_the_next_trial_is_n
     two.meeting.barrier.reset()
     office.hire(2)  # as Ray Train does
     assert told(office, job(tmp_path, "next")) == ([1, 2, 3], {"outcome": "done", "warnings": []})
+
+
+def test_a_worker_whose_machine_does_not_see_the_storage_trains_nothing_there(tmp_path, office, two, monkeypatch):
+    monkeypatch.setenv(PATIENCE, "0.1")
+    office.hire()
+    away = Job.of(digits("plain"), tmp_path / "away" / "trials" / "0000", "x", workers=2)
+    _, ended = told(office, away)
+    assert ended["outcome"] == "failed" and not two.log
+    assert not (tmp_path / "away").exists()
 
 
 def test_a_group_that_comes_again_goes_on_with_the_trial_that_it_had(tmp_path, office, two):

@@ -265,6 +265,22 @@ def test_storage_that_fails_for_good_stops_the_search_in_order(study, monkeypatc
     assert study.entry(0).state == "running"  # its run is finished on the disk: the next driver tells it
 
 
+def test_points_whose_fields_exclude_one_another_are_shown_and_the_next_is_trained(tmp_path):
+    momenta = {"choice": [0.0, 0.9]}
+    search = {"optimizer.nesterov": {"choice": [True]}, "optimizer.momentum": momenta}
+    session = session_of(Study(space(search, sampler="grid", start=[], trials=None), tmp_path))
+    assert isinstance(session.next("a"), dict)
+    assert session.display.seen == [("0", "failed"), ("1", "waiting")] and session.stopped is None
+
+
+def test_a_search_none_of_whose_points_can_be_trained_stops_and_says_why(tmp_path):
+    together = {"optimizer.nesterov": {"choice": [True]}, "optimizer.momentum": {"choice": [0.0]}}
+    study = Study(space({**together, "optimizer.lr": {"float": [0.01, 0.1]}}, start=[], trials=500), tmp_path)
+    session = session_of(study)
+    assert session.next("a") == "FINISHED"
+    assert "20 points in a row cannot be trained: ConfigError" in session.stopped and "nesterov" in session.stopped
+
+
 def lost(host):
     return {
         "outcome": "failed",

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from mwray.cluster.journal import read_study
-from mwray.cluster.study import Study
+from mwray.cluster.leaderboard import entry_row
+from mwray.cluster.study import REDRAWS, Study
 from mwray.config import ConfigError
 from tests.cluster.helpers import finish_run, space
 
@@ -241,6 +242,16 @@ def test_fields_that_exclude_each_other_make_a_failed_trial_and_the_search_goes_
     assert study.next() is None
     assert study.entry(0).state == "failed"
     assert "nesterov" in study.entry(0).reason
+    assert study.refused == [0]
+    row = entry_row(study, study.entry(0))
+    assert row.values["optimizer.momentum"] == 0.0 and row.values["optimizer.nesterov"] is True  # as drawn
+
+
+def test_no_more_than_so_many_points_in_a_row_that_cannot_be_trained_are_drawn(tmp_path):
+    together = {"optimizer.nesterov": {"choice": [True]}, "optimizer.momentum": {"choice": [0.0]}}
+    study = Study(space({**together, "optimizer.lr": {"float": [0.01, 0.1]}}, start=[], trials=500), tmp_path)
+    assert study.next() is None
+    assert len(study.refused) == len(study.entries()) == REDRAWS
 
 
 def test_failed_trials_are_tried_again_when_asked_and_count_once(tmp_path):

@@ -51,6 +51,17 @@ def test_the_mean_over_workers_is_one_exchange_per_type_and_keeps_shapes_and_inp
         assert torch.equal(kept, was)
 
 
+def test_tensors_travel_by_the_group_s_device_and_come_back_to_theirs(monkeypatch):
+    """NCCL carries a GPU's tensors only; the meta device stands in for a GPU."""
+    made, exchanged = Exchange(0, 2, torch.device("meta")), []
+    monkeypatch.setattr(process_group.dist, "all_reduce", lambda flat: exchanged.append(flat.device.type))
+    (mean,) = made.average([torch.ones(3, device="meta")])
+    assert mean.device.type == "meta" and mean.shape == (3,)
+    with pytest.raises(NotImplementedError, match="meta"):  # carried, and then there is nothing to copy back
+        made.average([torch.ones(3)])
+    assert exchanged == ["meta", "meta"]
+
+
 def test_one_worker_exchanges_nothing(monkeypatch):
     worker, exchanged = worker_of(1, monkeypatch, [])
     tensors = [torch.ones(3)]

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from mwray import overlap, process_group
 from mwray.config import ConfigError, override
 from mwray.experiment import Experiment
+from mwray.process_group import _agreed
 from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.train import checkpoint
 from mwray.train.loop import train
-from mwray.worker import LocalWorker, Worker, gradients_first
+from mwray.worker import DeviceError, LocalWorker, Worker, gradients_first
 from tests.distributed.groups import processes
 from tests.methods.lockstep import together
 
@@ -149,3 +151,17 @@ def test_gpus_for_some_processes_only_means_cpus_for_all(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert process_group._own_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_with_and_without_a_gpu_are_refused_with_each_one_s_device(rank, tmp_path):
+    store = dist.FileStore(str(tmp_path / "store"), 2)
+    store.set(f"mwray/device/{1 - rank}", "cuda on far")
+    with pytest.raises(DeviceError, match=rf"rank {rank}: cpu on \S+.*|rank {1 - rank}: cuda on far"):
+        _agreed(store, rank, 2, torch.device("cpu"))
+
+
+def test_processes_that_have_a_gpu_each_exchange_by_nccl(tmp_path):
+    store = dist.FileStore(str(tmp_path / "store"), 2)
+    store.set("mwray/device/1", "cuda on far")
+    assert _agreed(store, 0, 2, torch.device("cuda", 0)) == "nccl"
