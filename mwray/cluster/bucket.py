@@ -6,85 +6,29 @@ pulled when it starts and pushed after every epoch. So no machine need see anoth
 
 from __future__ import annotations
 
-import json
-import os
+import logging
 import shutil
-import socket
 import tempfile
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mwray.cluster.claim import CLAIM, Claim, TakenOver
 from mwray.cluster.connect import check_reached, check_shared
-from mwray.lock import LockedError
 from mwray.remote import Mirror, Remote
 from mwray.storage import StorageError
 
 if TYPE_CHECKING:
     from mwray.cluster.trial import Job
 
-CLAIM = "claim.json"
-SETTLE = 1.0
-"""Seconds between a claim and the look whether it is still ours: two drivers that start at once see one another."""
+logger = logging.getLogger("mwray")
+
 BEAT = 5.0
-OLD = 45.0
-"""Seconds without a sign of life after which a claim by another host counts as a dead driver's."""
+"""Seconds between two pushes that nobody asks for; each renews the claim."""
 SMALL = ("records.jsonl", "experiment.json", "environment.json", "failure.json", "done")
-
-
-class Claim:
-    """One driver for one search in object storage, as `mwray.lock` is for a local folder.
-
-    Object storage has no locks. A claim is an object with host, process and a random mark, renewed every few seconds;
-    its age is taken from the storage's own clock. Whoever finds the mark of another, young enough, leaves.
-    """
-
-    def __init__(self, remote: Remote) -> None:
-        self.remote = remote
-        self.mark = uuid.uuid4().hex
-
-    def take(self) -> None:
-        """Claim the place.
-
-        Raises:
-            LockedError: another process drives the search; names its host and process.
-        """
-        self._refuse_others()
-        self.renew()
-        time.sleep(SETTLE)
-        self._refuse_others()
-
-    def renew(self) -> None:
-        """Show that this process is alive."""
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T %z")}
-        self.remote.write(CLAIM, json.dumps({**holder, "mark": self.mark}).encode())
-
-    def drop(self) -> None:
-        """Let go of it."""
-        self.remote.delete(CLAIM)
-
-    def _refuse_others(self) -> None:
-        holder = json.loads(self.remote.read(CLAIM) or b"{}")
-        if not holder or holder.get("mark") == self.mark or self._dead(holder):
-            return
-        raise LockedError(
-            f"{self.remote.address}: is driven by process {holder['pid']} on {holder['host']}, since "
-            f"{holder['since']}. Wait for it, stop it, or give --folder another one"
-        )
-
-    def _dead(self, holder: dict[str, Any]) -> bool:
-        if holder.get("host") == socket.gethostname():
-            return not Path(f"/proc/{holder['pid']}").exists()
-        probe = f".now-{self.mark}"
-        self.remote.write(probe, b"")
-        objects = self.remote.objects()
-        self.remote.delete(probe)
-        return CLAIM not in objects or objects[probe].changed - objects[CLAIM].changed > OLD
 
 
 class Shared:
@@ -92,7 +36,10 @@ class Shared:
 
     Attributes:
         folder: the search's folder.
+        failed: why nothing can be kept any more; never, here: whoever writes to the folder hears it.
     """
+
+    failed: StorageError | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -118,7 +65,12 @@ class Shared:
 
 
 class Keeper:
-    """The driver's side: claims the place, pulls what an earlier driver left, pushes what this one writes."""
+    """The driver's side: claims the place, pulls what an earlier driver left, pushes what this one writes.
+
+    Attributes:
+        folder: this machine's copy of the search's folder.
+        failed: why nothing is pushed any more: the storage is away, or another driver has taken the search over.
+    """
 
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
@@ -127,7 +79,7 @@ class Keeper:
         self._mirror = Mirror(remote, self.folder, left_out=_not_the_drivers)
         self._busy = threading.Lock()
         self._over = threading.Event()
-        self._failed: StorageError | None = None
+        self.failed: StorageError | None = None
         self._thread = threading.Thread(target=self._keep, name="push", daemon=True)
 
     @contextmanager
@@ -152,11 +104,21 @@ class Keeper:
             self._claim.drop()
 
     def push(self) -> None:
-        """Bring everything of the driver's to the storage now: before a trial is begun, after one has ended."""
-        if self._failed is not None:
-            raise self._failed
-        with self._busy:
-            self._mirror.push()
+        """Bring everything of the driver's to the storage now: before a trial is begun, after one has ended.
+
+        Raises:
+            StorageError: the storage failed for `mwray.storage.patience` seconds.
+            TakenOver: another driver has the search: nothing of this one's is pushed any more.
+        """
+        if self.failed is not None:
+            raise self.failed
+        try:
+            self._claim.renew()  # first: after a pause of this machine somebody else may have the search
+            with self._busy:
+                self._mirror.push()
+        except TakenOver as error:
+            self.failed = error
+            raise
 
     def fetch(self, run: Path) -> None:
         """Fetch what is small of a trial that another process trained."""
@@ -175,10 +137,13 @@ class Keeper:
     def _keep(self) -> None:
         while not self._over.wait(BEAT):
             try:
-                self._claim.renew()
                 self.push()
             except StorageError as error:
-                self._failed = error
+                self.failed = error
+                return
+            except Exception as error:  # a thread's error is nobody's: kept, it ends the search in order
+                logger.warning("%s: could not be pushed", self.folder, exc_info=True)
+                self.failed = StorageError(f"{self.remote.address}: {type(error).__name__}: {error}")
                 return
 
 

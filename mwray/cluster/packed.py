@@ -154,12 +154,22 @@ class Packed:
     def _stop(self) -> None:
         """End what still trains, after the step it is at; each keeps its last checkpoint."""
         for process in self._processes:
-            with suppress(ray.exceptions.RayError):
-                for key, result in ray.get(process.answer) if process.answer is not None else ():
-                    self._hear(process, key, result)
-                drop = [*process.drop, *(key for key in process.live if key not in process.begin)]
-                ray.get(process.actor.advance.remote({}, drop), timeout=CLOSE_SECONDS)
+            try:
+                with suppress(ray.exceptions.RayError):
+                    for key, result in ray.get(process.answer) if process.answer is not None else ():
+                        self._hear(process, key, result)
+                    drop = [*process.drop, *(key for key in process.live if key not in process.begin)]
+                    ray.get(process.actor.advance.remote({}, drop), timeout=CLOSE_SECONDS)
+            except StorageError as error:
+                self.session.storage_lost(error)
             for key in process.live:
-                self.session.ended(key, {})
+                self._leave(key)
         for key, _ in self._again:
+            self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        try:
             self.session.ended(key, {})
+        except StorageError as error:
+            self.session.storage_lost(error)
+            self.session.ended(key, {})  # which tells the study nothing now

@@ -69,7 +69,12 @@ class Session:
 
     @property
     def stopping(self) -> bool:
-        """Whether no further trial is to be started and those that run are to end."""
+        """Whether no further trial is to be started and those that run are to end.
+
+        Asked in every turn of the search's loop, so this is where a store that has failed by itself is heard.
+        """
+        if self.store.failed is not None:
+            self.storage_lost(self.store.failed)
         return self.interrupted or self.stopped is not None
 
     def next(self, trial_id: str) -> dict[str, str] | str | None:
@@ -99,6 +104,8 @@ class Session:
 
     def reported(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Note an epoch; returns whether the trial is to be stopped as hopeless."""
+        if self.storage_failed is not None:
+            return True
         row, record = self._live.get(trial_id), result.get("record")
         if row is not None:
             self._warn(row, result)
@@ -124,6 +131,9 @@ class Session:
     def ended(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """The trial is over: by itself, because it was hopeless, or because the search stops."""
         row = self._live[trial_id]
+        if self.storage_failed is not None:  # each further attempt would wait as long, and nothing can be remembered
+            self._close(trial_id, state="waiting")
+            return
         self.store.fetch(row.folder)
         if result.get("outcome"):
             self._warn(row, result)
@@ -139,8 +149,7 @@ class Session:
 
     def died(self, trial_id: str, reason: str) -> None:
         """The trial's process died more often than it is started again."""
-        self.store.fetch(self._live[trial_id].folder)
-        self._fail(trial_id, self._live[trial_id], reason)
+        self.ended(trial_id, {"outcome": "failed", "reason": reason})
 
     def interrupt(self) -> None:
         """Stop at the next opportunity; everything finished is kept already."""
@@ -156,7 +165,7 @@ class Session:
             self.display.note(f"{who(row)} is started again, from epoch {row.epoch} or the one before: {reason}")
 
     def storage_lost(self, error: StorageError) -> None:
-        """What the study was told could not be written: stop in order, since nothing can be remembered any more."""
+        """What the study was told cannot be kept, or another driver has it by now: stop in order."""
         if self.storage_failed is None:
             self.storage_failed, self.stopped = error, str(error)
             self.display.note(f"stopping: {error}")

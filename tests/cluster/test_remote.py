@@ -1,23 +1,19 @@
-"""Folders in object storage, against a server that speaks S3: mirrors, claims, a search that outlives its machine."""
+"""Folders in object storage, against a server that speaks S3: mirrors, a search that outlives its machine."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 
 import pytest
 
 from mwray.cli import main
-from mwray.cluster.bucket import CLAIM, Claim, Keeper, at_hand, read_only
+from mwray.cluster.bucket import Keeper, at_hand, read_only
+from mwray.cluster.claim import CLAIM
 from mwray.cluster.search import search
 from mwray.cluster.status import read
 from mwray.cluster.trial import Job
 from mwray.config import ConfigError
-from mwray.lock import LockedError
 from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.remote import Mirror, Remote, is_remote
@@ -106,30 +102,6 @@ def test_a_missing_bucket_is_told_at_once(bucket):  # noqa: F811
         Remote(
             bucket.format("x").replace("//tests/", "//no-such-bucket/").replace("&allow_bucket_creation=true", "")
         ).write("x", b"1")
-
-
-def test_a_second_driver_is_refused_with_the_first_ones_host_and_process(place):  # noqa: F811
-    first = Claim(place)
-    first.take()
-    with pytest.raises(LockedError, match=rf"process {os.getpid()} on {socket.gethostname()}"):
-        Claim(place).take()
-    first.drop()
-    second = Claim(place)
-    second.take()
-    second.drop()
-
-
-def test_a_dead_drivers_claim_is_taken_over(place, monkeypatch):  # noqa: F811
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    holder = {"host": socket.gethostname(), "pid": gone.pid, "since": "2026", "mark": "other"}
-    place.write(CLAIM, json.dumps(holder).encode())
-    Claim(place).take()
-    place.write(CLAIM, json.dumps({**holder, "host": "elsewhere"}).encode())
-    with pytest.raises(LockedError, match="elsewhere"):
-        Claim(place).take()
-    monkeypatch.setattr("mwray.cluster.bucket.OLD", -1.0)  # as if it had not been renewed for long
-    Claim(place).take()
 
 
 def test_a_job_on_a_shared_disk_stays_as_it_is(tmp_path):

@@ -1,0 +1,97 @@
+"""One driver for one search in object storage, as `mwray.lock` is for a local folder. No Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from mwray.lock import LockedError
+from mwray.remote import Remote
+from mwray.storage import StorageError
+
+CLAIM = "claim.json"
+SETTLE = 1.0
+"""Seconds between a claim and the look whether it is still ours: two drivers that start at once see one another."""
+OLD = 45.0
+"""Seconds without a sign of life after which a claim by another host counts as a dead driver's."""
+
+
+class TakenOver(LockedError, StorageError):
+    """Another driver has this search: what this one still has to write down cannot be kept."""
+
+
+class Claim:
+    """Object storage has no locks. A claim is an object with host, process and a random mark.
+
+    It is renewed every few seconds, and its age is taken from the storage's own clock. Whoever finds the mark of
+    another, young enough, leaves.
+    """
+
+    def __init__(self, remote: Remote) -> None:
+        self.remote = remote
+        self.mark = uuid.uuid4().hex
+        self._holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T %z")}
+
+    def take(self) -> None:
+        """Claim the place.
+
+        Raises:
+            LockedError: another process drives the search; names its host and process.
+        """
+        self._refuse_others()
+        self._write()
+        time.sleep(SETTLE)
+        self._refuse_others()
+
+    def renew(self) -> None:
+        """Show that this process is alive.
+
+        A mark that is not ours ends it, also a dead driver's, and so does none at all: whoever had the claim after us
+        has changed the search, and what this process knows of it is old.
+
+        Raises:
+            TakenOver: the claim is no longer this process's.
+        """
+        holder = self._read()
+        if holder.get("mark") != self.mark:
+            by = f"by process {holder['pid']} on {holder['host']}" if holder else "by another process, which has ended"
+            raise TakenOver(
+                f"{self.remote.address}: this search was taken over {by}, while this one (process {os.getpid()} on "
+                f"{socket.gethostname()}) gave no sign of life for {OLD:.0f} s or more. It stops and writes nothing "
+                "more; the same command goes on once nobody drives the search"
+            )
+        self._write()
+
+    def drop(self) -> None:
+        """Let go of it, if it is still ours."""
+        if self._read().get("mark") == self.mark:
+            self.remote.delete(CLAIM)
+
+    def _read(self) -> dict[str, Any]:
+        return dict(json.loads(self.remote.read(CLAIM) or b"{}"))
+
+    def _write(self) -> None:
+        self.remote.write(CLAIM, json.dumps({**self._holder, "mark": self.mark}).encode())
+
+    def _refuse_others(self) -> None:
+        holder = self._read()
+        if not holder or holder.get("mark") == self.mark or self._dead(holder):
+            return
+        raise LockedError(
+            f"{self.remote.address}: is driven by process {holder['pid']} on {holder['host']}, since "
+            f"{holder['since']}. Wait for it, stop it, or give --folder another one"
+        )
+
+    def _dead(self, holder: dict[str, Any]) -> bool:
+        if holder.get("host") == socket.gethostname():
+            return not Path(f"/proc/{holder['pid']}").exists()
+        probe = f".now-{self.mark}"
+        self.remote.write(probe, b"")
+        objects = self.remote.objects()
+        self.remote.delete(probe)
+        return CLAIM not in objects or objects[probe].changed - objects[CLAIM].changed > OLD
