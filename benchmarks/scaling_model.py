@@ -1,4 +1,5 @@
-"""A model of Meta-Weight-Net over many GPUs: counted operations and bytes, assumed speeds. Nothing here is measured.
+"""A model of Meta-Weight-Net over many GPUs, from counted bytes, assumed links, and compute: measured on one GPU where
+`benchmarks.gpu` has left its numbers, else counted operations at an assumed speed.
 
 An exact step takes 10 forwards' work (a plain one 3) and exchanges three gradients in turn (a plain one 1), none of
 which can be hidden behind the next pass, which needs it; each could be hidden behind its own backward pass.
@@ -6,7 +7,10 @@ which can be hidden behind the next pass, which needs it; each could be hidden b
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,15 +48,53 @@ ASSUMPTIONS = (
 )
 
 
-def modelled(name: str, workers: tuple[int, ...] = (1, 8, 64, 512)) -> list[dict[str, Any]]:
-    """Times of a step in seconds, and efficiency: the share of W times one GPU's images per second."""
+MEASURED = {"ResNet-32": "resnet32", "WRN-28-10": "wrn28-10"}
+"""The names of `benchmarks.gpu` for these networks, at the same batches."""
+
+
+def measured(path: Path, precision: str = "fp32") -> dict[str, tuple[float, float]]:
+    """Seconds of an exact and of a plain step on one GPU, by network, from `benchmarks.gpu`'s numbers: the faster path.
+
+    Raises:
+        ValueError: a network has no such times there, or they are a CPU's.
+    """
+    report = json.loads(path.read_text())
+    if report["settings"]["device"] == "cpu":
+        raise ValueError(f"{path}: measured on a CPU; `python -m benchmarks.gpu` on a GPU makes what is meant")
+    found = {}
+    for name, model in MEASURED.items():
+        times = []
+        for method in ("mwnet", "plain"):
+            wanted = {"model": model, "precision": precision, "method": method}
+            rows = [row for row in report["rows"] if wanted.items() <= row.items() and "milliseconds" in row]
+            if not rows:
+                raise ValueError(f"{path}: no time of {method} for {model} in {precision}")
+            times.append(min(row["milliseconds"] for row in rows) / 1e3)
+        found[name] = (times[0], times[1])
+    return found
+
+
+def modelled(
+    name: str,
+    workers: tuple[int, ...] = (1, 8, 64, 512),
+    seconds: Mapping[str, tuple[float, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Times of a step in seconds, and efficiency: the share of W times one GPU's images per second.
+
+    Args:
+        name: one of NETWORKS.
+        workers: numbers of GPUs.
+        seconds: of an exact and of a plain step on one GPU, by network (`measured`); what is missing is counted.
+    """
     operations, parameters = counted(name)
+    guess = tuple(max(LAUNCH * part / 10, part * operations / SPEED) for part in (10, 3))
+    compute, plain = (seconds or {}).get(name, guess)
     rows = []
     for size in workers:
-        compute, plain = (max(LAUNCH * part / 10, part * operations / SPEED) for part in (10, 3))
         gradient = exchange(4 * parameters, size)
         small = SMALL_EXCHANGES * exchange(4 * 301, size)
         row = {"network": name, "workers": size, "compute": compute, "exchange": 3 * gradient + small}
+        row["measured"] = name in (seconds or {})
         row["efficiency"] = compute / (compute + row["exchange"])
         row["plain_efficiency"] = plain / (plain + gradient)
         rows.append(row)

@@ -4,8 +4,9 @@
     python -m benchmarks.workers --model resnet32 wrn16-4 --workers 1 2 --overlap
 
 Each W is a group of processes over gloo with one thread each. All W run in turn, several times over, and each ratio
-is to W = 1 of the same round. "exchange" includes the wait for the slowest worker. The model is `modelled`: compute
-from counted operations, exchange from counted bytes, with the assumptions it prints.
+is to the first W of the same round. "exchange" includes the wait for the slowest worker; "expected" is the share of
+the images plus that exchange, so what is above it is what processes on one machine take from each other. The model of
+more GPUs is `modelled`: exchange from counted bytes, compute from `--gpu`, or counted, with the assumptions it prints.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.table import Table
 from torch import multiprocessing
 
 from benchmarks.scaling_model import ASSUMPTIONS, NETWORKS, modelled
+from benchmarks.scaling_model import measured as measured_on_gpu
 from benchmarks.timing import quartiles, surroundings
 from mwray.meta.step import MetaWeightNet
 from mwray.models.registry import build
@@ -42,9 +44,10 @@ def main() -> None:
     """Measure, model, print both, write numbers and a picture."""
     options = _options()
     measured = {name: measure(name, options) for name in options.model}
-    rows = [row for name in NETWORKS for row in modelled(name)]
+    seconds = None if options.gpu is None else measured_on_gpu(options.gpu)
+    rows = [row for name in NETWORKS for row in modelled(name, seconds=seconds)]
     report = {
-        "settings": {**vars(options), "out": str(options.out)},
+        "settings": {**vars(options), "out": str(options.out), "gpu": str(options.gpu)},
         "where": surroundings("cpu"),
         "measured": measured,
         "model": {"assumptions": ASSUMPTIONS, "rows": rows},
@@ -71,7 +74,10 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         base = [r["seconds"] for r in found[form, options.workers[0]]]
         ratios = [r["seconds"] / b for r, b in zip(rounds, base, strict=True)]
         row: dict[str, Any] = {"form": form, "workers": size, "ratio": quartiles(ratios)[1], "ratios": ratios}
-        rows.append(row | {key: quartiles([r[key] for r in rounds])[1] for key in rounds[0]})
+        row |= {key: quartiles([r[key] for r in rounds])[1] for key in rounds[0]}
+        share = options.workers[0] / size  # of the first one's images
+        row["expected"] = share + row["exchange_seconds"] / quartiles(base)[1]
+        rows.append(row)
     return rows
 
 
@@ -142,13 +148,16 @@ def _step(name: str, form: str, worker: ProcessGroupWorker, images: int) -> Any:
 
 def _show(name: str, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     table = Table(title=f"{name}: {options.batch} + {options.batch} images over W processes, {options.rounds} rounds")
-    for column in ("step", "W", "ms", "x W = 1", "exchange ms", "exchange KiB", "calls"):
+    for column in ("step", "W", "ms", "ratio", "expected", "exchange ms", "exchange KiB", "calls"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for row in rows:
-        cells = [f"{1e3 * row['seconds']:.0f}", f"{row['ratio']:.2f}", f"{1e3 * row['exchange_seconds']:.1f}"]
+        cells = [f"{1e3 * row['seconds']:.0f}", f"{row['ratio']:.2f}", f"{row['expected']:.2f}"]
+        cells.append(f"{1e3 * row['exchange_seconds']:.1f}")
         sizes = [f"{row['exchange_bytes'] / 1024:.0f}", f"{row['exchange_calls']:.0f}"]
         table.add_row(row["form"], str(row["workers"]), *cells, *sizes)
     Console(width=110).print(table)
+    numbers = sum(p.numel() for p in build(Model(name=name), 10, (3, 32, 32)).parameters())
+    print(f"  a gradient is {numbers / 256:.0f} KiB; the model counts one for a plain step, three for an exact one")
 
 
 def _show_model(rows: list[dict[str, Any]]) -> None:
@@ -156,7 +165,8 @@ def _show_model(rows: list[dict[str, Any]]) -> None:
     for column in ("network", "GPUs", "compute ms", "exchange ms", "efficiency", "plain training's"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for row in rows:
-        times = [f"{1e3 * row['compute']:.1f}", f"{1e3 * row['exchange']:.1f}"]
+        how = "" if row["measured"] else " (counted)"
+        times = [f"{1e3 * row['compute']:.1f}{how}", f"{1e3 * row['exchange']:.1f}"]
         table.add_row(
             row["network"], str(row["workers"]), *times, f"{row['efficiency']:.0%}", f"{row['plain_efficiency']:.0%}"
         )
@@ -192,13 +202,22 @@ def draw(report: dict[str, Any], path: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.workers", description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["resnet32"], help="networks of mwray.models")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of processes")
+    parser.add_argument(
+        "--workers", type=_numbers, nargs="+", default=[[1, 2]], help="numbers of processes: 1 2, or 1,2"
+    )
+    parser.add_argument("--gpu", type=Path, help="gpu.json of benchmarks.gpu: its times instead of counted compute")
     parser.add_argument("--batch", type=int, default=100, help="training images, and meta images, over all workers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each form in a round")
     parser.add_argument("--overlap", action="store_true", help="also with gradients exchanged during the backward pass")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of numbers and picture")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.workers = sorted({number for numbers in options.workers for number in numbers})
+    return options
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":
