@@ -10,11 +10,6 @@ from benchmarks import scaling_model
 from benchmarks.scaling_model import exchange, measured, modelled
 
 TIMES = (("resnet32", "plain", 2), ("resnet32", "mwnet", 5), ("wrn28-10", "plain", 30), ("wrn28-10", "mwnet", 90))
-    ("resnet32", "plain", 2.0),
-    ("resnet32", "mwnet", 5.0),
-    ("wrn28-10", "plain", 30.0),
-    ("wrn28-10", "mwnet", 90.0),
-)
 
 
 def written(path, device="cuda", missing=()):
