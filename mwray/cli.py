@@ -16,12 +16,11 @@ from typing import Any
 
 from mwray import __version__, cli_reports, cli_studies
 from mwray.cli_arguments import gpus, gpus_or_auto, names, positive
-from mwray.cli_train import describe, train_here, train_in_storage
+from mwray.cli_train import describe, finished, train_here, train_in_storage
 from mwray.config import ConfigError, assign, fingerprint, leaves
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
-from mwray.records import Run
 from mwray.remote import Remote, is_remote
 from mwray.repeat import Repeat, repeat
 from mwray.reports.comparison import MEASURES
@@ -69,8 +68,8 @@ def train(options: argparse.Namespace) -> int:
         from mwray.cluster.trainer import fit
 
         print(describe(fit(experiment, folder, options.workers, address=options.address, gpus_per_worker=options.gpus)))
-    elif (finished := Run(folder).summary()) is not None:
-        print(f"Finished already:\n{describe(finished)}")
+    elif (summary := finished(folder, experiment)) is not None:
+        print(f"Finished already:\n{describe(summary)}")
     else:
         train_here(experiment, folder, options, again)
     if os.environ.get("RANK", "0") == "0":  # one of several processes is enough to say so

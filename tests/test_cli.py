@@ -6,6 +6,9 @@ import pytest
 
 from mwray.cli import main
 from mwray.cli_arguments import gpus, gpus_or_auto, positive, seeds
+from mwray.config import override, to_dict
+from mwray.recipes import recipe
+from mwray.records import Run
 
 
 def refused(capsys, *arguments: str, code: int = 2) -> str:
@@ -30,6 +33,16 @@ def refused(capsys, *arguments: str, code: int = 2) -> str:
 def test_a_training_that_cannot_be_leaves_no_folder(arguments, message, tmp_path, capsys):
     assert message in refused(capsys, "train", "digits", "--folder", str(tmp_path / "run"), *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_of_another_experiment_is_not_passed_off_as_this_one(tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    run.start(to_dict(override(recipe("digits"), {"seed": 7})), {}, 0)
+    run.finish({"epochs": 1, "test.last": 0.5})
+    assert main(["train", "digits", "--folder", str(tmp_path / "run")]) == 2
+    assert "holds another experiment" in capsys.readouterr().err
+    assert main(["train", "digits", "--set", "seed=7", "--folder", str(tmp_path / "run")]) == 0
+    assert "Finished already" in capsys.readouterr().out
 
 
 def test_a_file_where_a_folder_should_be(tmp_path, capsys):

@@ -44,7 +44,7 @@ class Demand:
         share: float | None = None
         if self.pack == 1 or self.gpus_per_trial is not None:  # many have a whole GPU unless told otherwise
             share = probe.gpus_per_trial(
-                space, self.gpus_per_trial, self.workers, nodes(), self.joined, probe.on_a_gpu, screen.note
+                space, self.gpus_per_trial, self.workers, nodes, self.joined, probe.on_a_gpu, screen.note
             )
         if share is not None and self.packed > 1:
             share = min(1.0, share * self.packed)

@@ -133,6 +133,7 @@ class Packed:
         if not key:
             self.session.display.note(result["note"])
         elif "left" in result:
+            process.size = 0  # asked to go: it takes no other, and ends once the last of its trials has left it
             self._again.append((key, process.live.pop(key)))
             self.session.recovered(key, result["left"])
         elif "outcome" in result:

@@ -67,7 +67,7 @@ def gpus_per_trial(
     space: Space,
     given: float | str | None,
     workers: int,
-    nodes: Sequence[Mapping[str, float]],
+    nodes: Callable[[], Sequence[Mapping[str, float]]],
     joined: bool,
     probe: Probe,
     say: Callable[[str], None],
@@ -79,7 +79,7 @@ def gpus_per_trial(
         given: a number, which stays; "auto", which waits for a GPU to come if there is none yet; None: as "auto" where
             there is a GPU now.
         workers: processes of each trial; above 1 each gets a GPU of its own, since NCCL refuses two on one.
-        nodes: resources of every node.
+        nodes: resources of every node there is now.
         joined: whether this is a cluster, which may grow, and not this machine alone.
         probe: measures; `on_a_gpu` outside of tests.
         say: told what is waited for, and where the number is from.
@@ -89,8 +89,8 @@ def gpus_per_trial(
     """
     if isinstance(given, str) and given != AUTO:
         raise ConfigError(f"--gpus-per-trial: {given!r} is neither a number nor {AUTO!r}")
-    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if given is None and not any(node.get("CPU", 0) for node in nodes):
+    with_gpu = _with_gpu(nodes())
+    if given is None and not any(node.get("CPU", 0) for node in nodes()):
         # Left to itself, a trial would ask for a core, get a machine with a GPU, and train on its cores.
         raise ConfigError(
             "--gpus-per-trial: no worker is there yet that has GPUs or not; give auto, or a number (0 trains on CPUs)"
@@ -109,7 +109,7 @@ def gpus_per_trial(
     if not found:
         say("the probe could not train a single step: one trial on each GPU")
         return 1.0
-    cores = min((node.get("CPU", 0) / node["GPU"] for node in with_gpu), default=float(MOST))
+    cores = min((node.get("CPU", 0) / node["GPU"] for node in _with_gpu(nodes())), default=float(MOST))
     tightest = min(found, key=lambda measured: measured.trials(cores))
     count = tightest.trials(cores)
     share = math.floor(1e4 / count) / 1e4  # Ray counts in ten-thousandths
@@ -117,6 +117,10 @@ def gpus_per_trial(
     text = f"a trial takes up to {taken:.1f} of the {total:.0f} GiB of {tightest.name}: {count} on each GPU"
     say(f"{text} (--gpus-per-trial {share:g})")
     return share
+
+
+def _with_gpu(nodes: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    return [node for node in nodes if node.get("GPU", 0) >= 1]
 
 
 def largest(space: Space) -> list[Experiment]:

@@ -17,7 +17,7 @@ H100 = {"CPU": 32.0, "GPU": 2.0, "accelerator_type:H100": 1.0}
 LAPTOP = {"CPU": 4.0}
 
 
-def asked_of(*, nodes, given=None, workers=1, peaks=None, joined=True):
+def asked_of(*, nodes, later=None, given=None, workers=1, peaks=None, joined=True):
     """What comes of nodes where a trial takes `peaks[kind]` bytes; what was said last; the kinds that were probed."""
     probed, said = [], [None]
 
@@ -27,7 +27,12 @@ def asked_of(*, nodes, given=None, workers=1, peaks=None, joined=True):
         totals = {"accelerator_type:L4": 24 * GIB, "accelerator_type:H100": 80 * GIB}
         return None if peak is None else Measured(peak, GIB, totals.get(kind, 24 * GIB), "a card")
 
-    return gpus_per_trial(space(), given, workers, nodes, joined, fake, said.append), said[-1], probed
+    then = iter([nodes])
+
+    def look():
+        return next(then, later or nodes)
+
+    return gpus_per_trial(space(), given, workers, look, joined, fake, said.append), said[-1], probed
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,12 @@ def test_what_torch_does_not_count_is_never_taken_for_nothing():
 
 def test_without_a_gpu_nothing_is_probed_and_nothing_changes():
     assert asked_of(nodes=[LAPTOP]) == (None, None, [])
+
+
+def test_cores_are_counted_on_the_machine_that_came_for_the_probe():
+    came = {"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}
+    share, said, _ = asked_of(nodes=[{"CPU": 0.0}], later=[came], given="auto", peaks={None: GIB // 10})
+    assert share == 0.25 and "4 on each GPU" in said
 
 
 def test_a_number_that_is_given_stays():

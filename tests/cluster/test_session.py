@@ -14,6 +14,7 @@ from mwray.cluster import leaderboard
 from mwray.cluster.display import Silent
 from mwray.cluster.failure import Hopeless, clear_failure, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.leaderboard import SearchResult, base_row, ranked, rows
+from mwray.cluster.packed import Packed, Process
 from mwray.cluster.questions import TuneSearcher, TuneStopper
 from mwray.cluster.session import Session
 from mwray.cluster.study import Study
@@ -344,3 +345,16 @@ def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(tmp_path):
     assert reason.startswith("StorageError: x: No space left on device, still after 120 s (seen from ")
     assert outcome(job, reason) == {"outcome": "failed", "reason": reason}
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_process_of_several_trials_that_is_asked_to_go_takes_no_other(study):
+    session = session_of(study)
+    packed = Packed(session, 3, lambda: 1, cpus=1, gpus=0)
+    process = Process(None, 3)
+    packed._processes.append(process)
+    for name in "ab":
+        process.live[name] = session.next(name)
+    assert packed._open() is process
+    packed._hear(process, "a", {"left": "SIGTERM"})
+    packed._again.clear()
+    assert packed._open() is None  # one place would be free
