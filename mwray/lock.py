@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -54,12 +54,47 @@ def locked(folder: Path, *, wait: float = 0.0, take_over: bool = False) -> Itera
     with patiently(lambda: path.open("a+"), path) as file:
         _acquire(folder, file, wait, take_over)
         with suppress(OSError):  # who holds it is for people to read
-            _write(file, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T %z")})
+            _write(file, myself())
         try:
             yield
         finally:
             with suppress(OSError):
                 _write(file, None)
+
+
+def myself() -> dict[str, Any]:
+    """This process, as it writes itself down where it holds something."""
+    now = time.strftime("%F %T %z")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "started": _started(os.getpid())}
+
+
+def lives(holder: Mapping[str, Any]) -> bool:
+    """Whether the process of this host that wrote itself down as `holder` still runs.
+
+    After a reboot, or once ids are used again, another process has its id: one that started at another time. To try the
+    lock would tell too, but would turn away a driver that starts at this moment.
+    """
+    pid = int(holder["pid"])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # alive, and somebody else's
+    then, now = holder.get("started"), _started(pid)
+    return then is None or now is None or then == now
+
+
+def _started(pid: int) -> str | None:
+    """The boot and the tick of its clock at which a process started; "over" for one that is dead and whose parent has
+    not asked how it ended; None where there is no /proc to say it."""
+    try:
+        # The second field is the name, in brackets, and may hold anything; state and start are the 3rd and the 22nd.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return "over" if fields[0] in "ZX" else f"{boot} {fields[19]}"
+    except (OSError, IndexError):
+        return None
 
 
 def holder(folder: Path) -> dict[str, Any]:
@@ -102,15 +137,7 @@ def _free(holder: dict[str, Any]) -> bool:
     """Without kernel locks: whether the holder named in the file is known to be dead."""
     if not holder:
         return True
-    if holder.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # alive, and somebody else's
-    return False
+    return holder.get("host") == socket.gethostname() and not lives(holder)
 
 
 def _refusal(folder: Path, holder: dict[str, Any]) -> str:

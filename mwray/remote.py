@@ -68,11 +68,18 @@ class Remote:
         self._scheme, self._options = parts.scheme, options
         self.address = f"{parts.scheme}://{self._path}" + (f"?{urlencode(options)}" if options else "")
         self._opened: Any = None
+        self._look: Callable[[], None] = lambda: None
 
     def __truediv__(self, name: str) -> Remote:
         """The place `name` below this one."""
         query = f"?{urlencode(self._options)}" if self._options else ""
         return Remote(f"{self._scheme}://{self._path / name}{query}")
+
+    def guarded(self, look: Callable[[], None]) -> Remote:
+        """The same place, where `look` is called before every attempt to change it; what it raises ends them."""
+        place = Remote(self.address)
+        place._opened, place._look = self._opened, look
+        return place
 
     @property
     def scratch(self) -> Path:
@@ -123,6 +130,7 @@ class Remote:
         """Put an object, whole."""
 
         def write() -> None:
+            self._look()
             with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
                 stream.write(data)
 
@@ -132,6 +140,7 @@ class Remote:
         """Remove an object; one that is not there is no matter."""
 
         def delete() -> None:
+            self._look()
             try:
                 self.filesystem.delete_file(f"{self.path}/{name}")
             except FileNotFoundError:
@@ -145,6 +154,8 @@ class Remote:
         while True:
             try:
                 return action()
+            except StorageError:  # of `_look`
+                raise
             except OSError as error:
                 waited = time.monotonic() - began
                 if _final(error) or waited >= limit:

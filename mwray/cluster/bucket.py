@@ -76,7 +76,7 @@ class Keeper:
         self.remote = remote
         self.folder = remote.scratch
         self._claim = Claim(remote)
-        self._mirror = Mirror(remote, self.folder, left_out=_not_the_drivers)
+        self._mirror = Mirror(remote.guarded(self._claim.look), self.folder, left_out=_not_the_drivers)
         self._busy = threading.Lock()
         self._over = threading.Event()
         self.failed: StorageError | None = None
@@ -113,9 +113,8 @@ class Keeper:
         if self.failed is not None:
             raise self.failed
         try:
-            self._claim.renew()  # first: after a pause of this machine somebody else may have the search
             with self._busy:
-                self._mirror.push()
+                self._mirror.push()  # which looks at the claim before each file
         except TakenOver as error:
             self.failed = error
             raise
@@ -137,6 +136,7 @@ class Keeper:
     def _keep(self) -> None:
         while not self._over.wait(BEAT):
             try:
+                self._claim.renew()
                 self.push()
             except StorageError as error:
                 self.failed = error

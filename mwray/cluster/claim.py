@@ -7,10 +7,11 @@ import os
 import socket
 import time
 import uuid
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from mwray.lock import LockedError
+from mwray.lock import LockedError, lives, myself
 from mwray.remote import Remote
 from mwray.storage import StorageError
 
@@ -35,7 +36,7 @@ class Claim:
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
         self.mark = uuid.uuid4().hex
-        self._holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T %z")}
+        self._holder = myself()
 
     def take(self) -> None:
         """Claim the place.
@@ -43,40 +44,48 @@ class Claim:
         Raises:
             LockedError: another process drives the search; names its host and process.
         """
-        self._refuse_others()
-        self._write()
+        self._write(self._refuse_others)
         time.sleep(SETTLE)
         self._refuse_others()
 
     def renew(self) -> None:
         """Show that this process is alive.
 
+        Raises:
+            TakenOver: the claim is no longer this process's.
+        """
+        self._write(self.look)
+
+    def look(self) -> None:
+        """Make sure that the claim is still this process's.
+
         A mark that is not ours ends it, also a dead driver's, and so does none at all: whoever had the claim after us
         has changed the search, and what this process knows of it is old.
 
         Raises:
-            TakenOver: the claim is no longer this process's.
+            TakenOver: it is not.
         """
         holder = self._read()
-        if holder.get("mark") != self.mark:
-            by = f"by process {holder['pid']} on {holder['host']}" if holder else "by another process, which has ended"
-            raise TakenOver(
-                f"{self.remote.address}: this search was taken over {by}, while this one (process {os.getpid()} on "
-                f"{socket.gethostname()}) gave no sign of life for {OLD:.0f} s or more. It stops and writes nothing "
-                "more; the same command goes on once nobody drives the search"
-            )
-        self._write()
+        if holder.get("mark") == self.mark:
+            return
+        by = f"by process {holder['pid']} on {holder['host']}" if holder else "by another process, which has ended"
+        raise TakenOver(
+            f"{self.remote.address}: this search was taken over {by}, while this one (process {os.getpid()} on "
+            f"{socket.gethostname()}) gave no sign of life for {OLD:.0f} s or more. It stops and writes nothing more; "
+            "the same command goes on once nobody drives the search"
+        )
 
     def drop(self) -> None:
         """Let go of it, if it is still ours."""
-        if self._read().get("mark") == self.mark:
-            self.remote.delete(CLAIM)
+        with suppress(TakenOver):
+            self.remote.guarded(self.look).delete(CLAIM)
 
     def _read(self) -> dict[str, Any]:
         return dict(json.loads(self.remote.read(CLAIM) or b"{}"))
 
-    def _write(self) -> None:
-        self.remote.write(CLAIM, json.dumps({**self._holder, "mark": self.mark}).encode())
+    def _write(self, look: Callable[[], None]) -> None:
+        # Looked again before each attempt: one that waited for its storage must not undo what came to pass meanwhile.
+        self.remote.guarded(look).write(CLAIM, json.dumps({**self._holder, "mark": self.mark}).encode())
 
     def _refuse_others(self) -> None:
         holder = self._read()
@@ -89,7 +98,7 @@ class Claim:
 
     def _dead(self, holder: dict[str, Any]) -> bool:
         if holder.get("host") == socket.gethostname():
-            return not Path(f"/proc/{holder['pid']}").exists()
+            return not lives(holder)
         probe = f".now-{self.mark}"
         self.remote.write(probe, b"")
         objects = self.remote.objects()

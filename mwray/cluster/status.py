@@ -25,7 +25,7 @@ from mwray.cluster.failure import failure_of, has_failed
 from mwray.cluster.journal import read_study
 from mwray.cluster.names import clock, heading, percent, plain
 from mwray.config import ConfigError
-from mwray.lock import holder
+from mwray.lock import holder, lives
 from mwray.records import Run
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -75,7 +75,7 @@ class Status:
         if not self.holder:
             return False
         if self.holder.get("host") == socket.gethostname():
-            return Path(f"/proc/{self.holder.get('pid')}").exists()
+            return lives(self.holder)
         return self.age is not None and self.age < heartbeat.OLD * float(self.beat.get("seconds", heartbeat.SECONDS))
 
     @property

@@ -53,6 +53,8 @@ def test_a_dead_drivers_claim_is_taken_over(place, monkeypatch):  # noqa: F811
     holder = {"host": socket.gethostname(), "pid": gone.pid, "since": "2026", "mark": "other"}
     place.write(CLAIM, json.dumps(holder).encode())
     Claim(place).take()
+    place.write(CLAIM, json.dumps({**holder, "pid": os.getpid(), "started": "another boot, tick 1"}).encode())
+    Claim(place).take()
     place.write(CLAIM, json.dumps({**holder, "host": "elsewhere"}).encode())
     with pytest.raises(LockedError, match="elsewhere"):
         Claim(place).take()
@@ -74,6 +76,25 @@ def test_who_was_taken_over_neither_takes_the_claim_back_nor_drops_it(place):  #
     place.delete(CLAIM)  # the other one has finished: the search is no longer what the first knew
     with pytest.raises(TakenOver, match="which has ended"):
         first.renew()
+
+
+def test_a_write_that_waited_for_its_storage_looks_again_before_it_is_tried_again(place, monkeypatch):  # noqa: F811
+    first = Claim(place / "")
+    first.take()
+    working = first.remote.filesystem
+
+    class Away:
+        def __getattr__(self, name):
+            return getattr(working, name)
+
+        def open_output_stream(self, path):
+            take_over(place)
+            raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7")
+
+    monkeypatch.setattr(first.remote, "_opened", Away())
+    with pytest.raises(TakenOver):
+        first.renew()
+    assert json.loads(place.read(CLAIM))["mark"] == "other"
 
 
 def test_a_driver_that_was_taken_over_pushes_nothing_more_and_stops_in_order(place, tmp_path, monkeypatch):  # noqa: F811
@@ -100,8 +121,7 @@ def test_a_lost_claim_is_noticed_while_nothing_is_asked(place, monkeypatch):  # 
     with pytest.raises(TakenOver), keeper.open():
         session = Session(Study(space(), keeper.folder), (), Silent(), lambda: 8, {"workers": 1}, store=keeper)
         assert not session.stopping
-        take_over(place)
-        wait_for(lambda: session.stopping)
+        wait_for(lambda: take_over(place) or session.stopping)
         assert isinstance(session.storage_failed, LockedError)
 
 

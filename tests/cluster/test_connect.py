@@ -71,6 +71,7 @@ def test_no_more_trials_than_fit_and_at_least_one_on_a_cluster_that_may_grow():
         limit(Allotment(1, 1, 1), LAPTOP, None, joined=False)
 
 
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 HOLD = """
 import sys, time; from pathlib import Path; from mwray.lock import locked
 with locked(Path(sys.argv[1])):
@@ -114,6 +115,20 @@ def test_without_kernel_locks_a_dead_driver_of_this_host_is_followed(tmp_path, m
     with pytest.raises(LockedError, match=f"process {pid} on .* remove"), locked(tmp_path):
         pass
     assert json.loads((tmp_path / "lock").read_text()) == holder  # a refusal leaves it to its owner
+
+
+def test_a_process_is_told_from_another_with_its_id_and_from_one_that_is_over():
+    with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], **PIPES) as other:
+        other.stdout.readline()
+        mine = lock.myself()
+        assert mine["host"] == socket.gethostname() and mine["pid"] == os.getpid() and lock.lives(mine)
+        theirs = {"pid": other.pid, "started": lock._started(other.pid)}
+        assert lock.lives(theirs) and lock.lives({"pid": other.pid})
+        assert not lock.lives({**theirs, "started": mine["started"]})  # the id was given to another one
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not asked
+        assert not lock.lives(theirs)
+    assert not lock.lives(theirs)
 
 
 def test_trials_get_the_switches_that_the_driver_was_given(monkeypatch, tmp_path):

@@ -43,8 +43,8 @@ def beat(folder, age=2.0, host="far", **told):
     (folder / heartbeat.FILE).write_text(json.dumps(data))
 
 
-def held(folder, host="far", pid=7):
-    (folder / "lock").write_text(json.dumps({"host": host, "pid": pid, "since": "2026-01-02 03:04:05 +0000"}))
+def held(folder, host="far", pid=7, **more):
+    (folder / "lock").write_text(json.dumps({"host": host, "pid": pid, "since": "2026-01-02 03:04:05 +0000", **more}))
 
 
 def test_a_running_search_is_shown_from_another_machine(study, tmp_path):
@@ -86,6 +86,10 @@ def test_on_the_drivers_own_machine_the_process_is_what_counts_not_the_clock(stu
     beat(tmp_path, age=-5000.0)  # a clock that jumped
     assert status.read(tmp_path).alive
     held(tmp_path, socket.gethostname(), 2**22 + 1)
+    assert not status.read(tmp_path).alive
+    held(
+        tmp_path, socket.gethostname(), os.getpid(), started="another boot, tick 1"
+    )  # its id was given to this process
     assert not status.read(tmp_path).alive
 
 
