@@ -12,7 +12,7 @@ import pytest
 
 from mwray.cluster import leaderboard
 from mwray.cluster.display import Silent
-from mwray.cluster.failure import Hopeless, clear_failure, clear_starts, count_start, failure_of, note_failure
+from mwray.cluster.failure import clear_failure, failure_of, note_failure
 from mwray.cluster.leaderboard import SearchResult, base_row, ranked, rows
 from mwray.cluster.packed import Packed, Process
 from mwray.cluster.questions import TuneSearcher, TuneStopper
@@ -319,32 +319,6 @@ def test_a_noted_loss_of_storage_is_no_failure_of_base_model(study):
     assert base_of(study).state == "waiting"
     note_failure(row.folder, ValueError("bad"))
     assert base_of(study).state == "failed"
-
-
-def test_starts_that_lead_nowhere_end_a_trial_and_progress_or_another_driver_count_anew(tmp_path, study):
-    experiment = study.next().experiment
-    run = finish_run(tmp_path / "run", experiment, 0.5, epochs=1)
-    for _ in range(3):
-        count_start(run.folder, "driver")
-    count_start(run.folder, "another driver")
-    for _ in range(2):
-        count_start(run.folder, "another driver")
-    run.append({"epoch": 2})
-    for _ in range(3):
-        count_start(run.folder, "another driver")
-    with pytest.raises(Hopeless, match="died 3 times in a row in epoch 3"):
-        count_start(run.folder, "another driver")
-    clear_starts(run.folder)
-    count_start(run.folder, "another driver")
-
-
-def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(tmp_path):
-    experiment = space().base
-    job = Job.of(experiment, tmp_path / "gone" / "trials" / "0000", "validation.accuracy")
-    reason = note_failure(job.path, StorageError("x: No space left on device, still after 120 s"))
-    assert reason.startswith("StorageError: x: No space left on device, still after 120 s (seen from ")
-    assert outcome(job, reason) == {"outcome": "failed", "reason": reason}
-    assert not (tmp_path / "gone").exists()
 
 
 def test_a_process_of_several_trials_that_is_asked_to_go_takes_no_other(study):

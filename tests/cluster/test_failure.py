@@ -1,0 +1,36 @@
+"""What is written down of a training that failed, and of starts that lead nowhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from mwray.cluster.failure import Hopeless, clear_starts, count_start, note_failure
+from mwray.cluster.trial import Job, outcome
+from mwray.storage import StorageError
+from tests.cluster.helpers import finish_run, space
+
+
+def test_starts_that_lead_nowhere_end_a_trial_and_progress_or_another_driver_count_anew(tmp_path):
+    experiment = space().base
+    run = finish_run(tmp_path / "run", experiment, 0.5, epochs=1)
+    for _ in range(3):
+        count_start(run.folder, "driver")
+    count_start(run.folder, "another driver")
+    for _ in range(2):
+        count_start(run.folder, "another driver")
+    run.append({"epoch": 2})
+    for _ in range(3):
+        count_start(run.folder, "another driver")
+    with pytest.raises(Hopeless, match="died 3 times in a row in epoch 3"):
+        count_start(run.folder, "another driver")
+    clear_starts(run.folder)
+    count_start(run.folder, "another driver")
+
+
+def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(tmp_path):
+    experiment = space().base
+    job = Job.of(experiment, tmp_path / "gone" / "trials" / "0000", "validation.accuracy")
+    reason = note_failure(job.path, StorageError("x: No space left on device, still after 120 s"))
+    assert reason.startswith("StorageError: x: No space left on device, still after 120 s (seen from ")
+    assert outcome(job, reason) == {"outcome": "failed", "reason": reason}
+    assert not (tmp_path / "gone").exists()
