@@ -38,11 +38,12 @@ def check(path: Path) -> Finding:
         return _finding([*found, *kuberay.check(documents)], kuberay.describe(documents))
     if len(documents) > 1:
         raise ClusterFileError(f"{path}: holds {len(documents)} YAML documents; `ray up` reads one")
-    refused, prepared = prepare(documents[0])
-    if prepared is None:
-        return _finding([*found, *refused], [])
-    own = [mistake for rule in RULES for mistake in rule(documents[0], prepared)]
-    return _finding([*found, *own], cost.describe(prepared))
+    opinion = prepare(documents[0])
+    told = {mistake.line for mistake in opinion.refused}  # a rule that misses what is refused there adds nothing
+    own = [mistake for rule in RULES for mistake in rule(opinion.document, opinion.config)]
+    own = [mistake for mistake in own if mistake.line not in told]
+    bill = [] if opinion.refused else cost.describe(opinion.config)
+    return _finding([*found, *opinion.refused, *own], bill)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -61,10 +61,13 @@ def machines(prepared: Mapping[str, Any], table: Mapping[str, Any] | None = None
 
 def is_spot(node_config: Mapping[str, Any]) -> bool:
     """Whether the provider may take a machine back at any time."""
-    scheduling = node_config.get("scheduling") or {}
+    scheduling = node_config.get("scheduling")
     parts = scheduling if isinstance(scheduling, list) else [scheduling]
-    taken = any(part.get("provisioningModel") == "SPOT" or part.get("preemptible") for part in parts)
-    return taken or (node_config.get("InstanceMarketOptions") or {}).get("MarketType") == "spot"
+    return any(
+        part.get("provisioningModel") == "SPOT" or part.get("preemptible") or part.get("MarketType") == "spot"
+        for part in [*parts, node_config.get("InstanceMarketOptions")]
+        if isinstance(part, Mapping)  # neither Ray's schema nor ours says what it has to be
+    )
 
 
 def describe(prepared: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> list[str]:
@@ -76,9 +79,9 @@ def describe(prepared: Mapping[str, Any], table: Mapping[str, Any] | None = None
     lines = [_line(kind) for kind in found]
     total = sum(kind.cost for kind in found)
     missing = sorted({kind.type for kind in found if kind.price is None})
-    lines.append(f"at full size {total:.2f} $ an hour on demand, {found[0].cost:.2f} $ with the head alone")
-    if missing:
-        lines.append(f"without {', '.join(missing)}, of which launch/clusters/prices.yaml has no price")
+    alone = "" if found[0].price is None else f", {found[0].cost:.2f} $ with the head alone"
+    least, why = ("at least ", f" (no price known for {', '.join(missing)})") if missing else ("", "")
+    lines.append(f"at full size {least}{total:.2f} $ an hour on demand{why}{alone}")
     own = prepared["provider"].get("region")
     prices = table[prepared["provider"]["type"]]
     other = f"; {own} has others" if own != prices["region"] else ""

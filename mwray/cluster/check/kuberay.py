@@ -15,6 +15,8 @@ from mwray.cluster.check.rules import LOOPBACK
 
 KIND = "RayCluster"
 GPU = "nvidia.com/gpu"
+GROUP = 100
+"""Of user ray in Ray's images; the user is 1000."""
 
 
 def is_manifest(documents: Sequence[Document]) -> bool:
@@ -31,6 +33,7 @@ def check(documents: Sequence[Document]) -> Iterator[Mistake]:
         yield from _versions(document)
         yield from _security(document)
         yield from _head(document)
+        yield from _storage(document)
     if clusters and not any(document.data.get("kind") == "NetworkPolicy" for document in documents):
         yield clusters[0].mistake((), "no NetworkPolicy beside it: every pod of the Kubernetes cluster reaches Ray")
 
@@ -75,6 +78,23 @@ def _head(document: Document) -> Iterator[Mistake]:
         yield document.mistake(
             ("spec", "enableInTreeAutoscaling"), "is not true: no worker would come when trials wait"
         )
+
+
+def _storage(document: Document) -> Iterator[Mistake]:
+    """Every pod may write to the volume that it mounts."""
+    groups = document.get("spec", "workerGroupSpecs")
+    workers = [("spec", "workerGroupSpecs", index) for index in range(len(groups) if isinstance(groups, list) else 0)]
+    lines = set()  # once, where several pods share it by an alias
+    for group in (("spec", "headGroupSpec"), *workers):
+        place: Place = (*group, "template", "spec")
+        mistake = document.mistake(
+            (*place, "securityContext", "fsGroup"),
+            f"give securityContext.fsGroup: {GROUP}, the group of Ray's image; a volume of root's is not writable",
+        )
+        wrong = document.get(*place, "volumes") and document.get(*place, "securityContext", "fsGroup") != GROUP
+        if wrong and mistake.line not in lines:
+            lines.add(mistake.line)
+            yield mistake
 
 
 def _gpus(document: Document, group: int) -> Any:

@@ -102,6 +102,18 @@ AWS_MISTAKES = {
         "AWS_SECRET_ACCESS_KEY",
         "a secret is written here",
     ),
+    "secret with a slash": (
+        "auth:\n",
+        "metadata: {aws_secret_access_key: wJalr/XUtnFEMI}\nauth:\n",
+        "aws_secret_access_key",
+        "a secret is written here",
+    ),
+    "another token in a command": (
+        "  - sudo mkdir -p /mnt/mwray\n",
+        "  - export HF_TOKEN=hf_ab/cdefghijklmnop\n",
+        "HF_TOKEN",
+        "a secret is written here",
+    ),
     "key of an account": ("ssh_user: ubuntu  ", "ssh_user: AKIAIOSFODNN7EXAMPLE  ", "AKIA", "a secret is written"),
     "worker alone": ("--address=$RAY_HEAD_IP:6379", "--head", "--head --disable", "not join"),
     "spot head": (
@@ -127,7 +139,21 @@ AWS_MISTAKES = {
         "    GroupName: mwray\n    IpPermissions:\n"
         "      - {FromPort: 8265, ToPort: 8265, IpProtocol: tcp, IpRanges: [{CidrIp: 0.0.0.0/0}]}\n",
         "FromPort: 8265",
-        "more than ssh",
+        "more than ssh (port 22) to the outside, to 0.0.0.0/0",
+    ),
+    "ssh to everybody": (
+        "    GroupName: mwray\n",
+        "    GroupName: mwray\n    IpPermissions:\n"
+        "      - {FromPort: 22, ToPort: 22, IpProtocol: tcp, Ipv6Ranges: [{CidrIpv6: '::/0'}]}\n",
+        "FromPort: 22",
+        "ssh to the whole world, ::/0; make the group by the commands in docs/clusters.md",
+    ),
+    "ssh to one, and to everybody by Ray": (
+        "    GroupName: mwray\n",
+        "    GroupName: mwray\n    IpPermissions:\n"
+        "      - {FromPort: 22, ToPort: 22, IpProtocol: tcp, IpRanges: [{CidrIp: 192.0.2.1/32}]}\n",
+        "FromPort: 22",
+        "Ray would add ssh for the whole world",
     ),
     "ssh to the world": ("    GroupName: mwray\n", "    IpPermissions: []\n", "provider:", "whole world"),
     "no machine": (
@@ -135,6 +161,25 @@ AWS_MISTAKES = {
         "node_config:    # which?\n",
         "# which?",
         "InstanceType is missing",
+    ),
+    "machine without a price": (
+        "InstanceType: g6.xlarge",
+        "InstanceType: g6.xlrge",
+        "g6.xlrge",
+        "no price is known for g6.xlrge. Did you mean 'g6.xlarge'?",
+    ),
+    "spot and no notice": (
+        "  - sh ~/mwray/launch/clusters/spot.sh aws\n",
+        "",
+        "ray start --address",
+        "run launch/clusters/spot.sh aws after",
+    ),
+    "notice of another provider": ("spot.sh aws", "spot.sh gcp", "ray start --address", "spot.sh aws after"),
+    "script that does not travel": (
+        "bash ~/mwray/launch/clusters/loopback.sh",
+        "bash ~/mwray/launch/clusters/loopback.sh && sh ~/mwray/launch/clusters/absent.sh",
+        "absent.sh",
+        "absent.sh is nothing that file_mounts bring",
     ),
     "token left out": ('  "~/.ray/auth_token": ~/.ray/auth_token\n', "", "file_mounts:", "no token travels"),
     "authentication off": (
@@ -162,9 +207,9 @@ def test_what_ray_puts_in_where_the_start_commands_are_missing_is_looked_at_too(
     text = filled(AWS)
     path = tmp_path / "cluster.yaml"
     path.write_text(text[: text.index("head_start_ray_commands:")])
-    clients, found = check(path).mistakes
-    assert "0.0.0.0" in found.text and "client port" in clients.text
-    assert found.line == clients.line == line_of(path, "  type: aws")
+    found = check(path).mistakes
+    for mistake, text in zip(found, ("client port", "0.0.0.0", "spot machine"), strict=True):
+        assert text in mistake.text and mistake.line == line_of(path, "  type: aws")
 
 
 def test_storage_and_installation_are_not_forgotten(tmp_path):
@@ -203,6 +248,7 @@ KUBERAY_MISTAKES = {
     "dashboard-host: 127.0.0.1": ("dashboard-host: 0.0.0.0", "all addresses"),
     'num-cpus: "0"': ('num-cpus: "4"', "must not be lost"),
     "{name: MWRAY_DATA, value: /mnt/mwray/data}": ("{name: S3_PASSWORD, value: correct-horse}", "a secret is written"),
+    "securityContext: *owner": ("securityContext: {runAsUser: 1000}", "is not writable"),
     "enableInTreeAutoscaling: true": ("enableInTreeAutoscaling: false", "no worker would come"),
 }
 
@@ -213,6 +259,12 @@ def test_a_mistake_in_the_manifest_is_told_with_its_line(old, tmp_path):
     path = spoilt(CLUSTERS / "kuberay.yaml", tmp_path, old, new)
     (found,) = check(path).mistakes
     assert text in found.text and found.line == line_of(path, new)
+
+
+def test_every_pod_may_write_to_the_volume(tmp_path):
+    path = spoilt(CLUSTERS / "kuberay.yaml", tmp_path, "fsGroup: 100", "fsGroup: 1000")
+    (found,) = check(path).mistakes  # once, though the workers' pods share the setting
+    assert found.line == line_of(path, "fsGroup: 1000") and "fsGroup: 100, the group of Ray's image" in found.text
 
 
 def test_a_manifest_without_policy_or_cluster(tmp_path):
