@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +81,13 @@ def tune(options: argparse.Namespace) -> int:
     if options.status:
         from mwray.cluster.status import show
 
-        with ExitStack() as stack:
-            folder = options.status
-            if is_remote(folder):
-                from mwray.cluster.bucket import read_only  # knows Ray, which looking at a folder does not need
+        if is_remote(options.status):
+            from mwray.cluster.bucket import read_only  # knows Ray, which looking at a folder does not need
 
-                folder = stack.enter_context(read_only(folder))
-            show(Path(folder))
+            with read_only(options.status) as place:
+                show(place)
+        else:
+            show(Path(options.status))
         return 0
     from mwray.space import load
 

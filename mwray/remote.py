@@ -114,6 +114,13 @@ class Remote:
         start = len(self.path) + 1
         return {i.path[start:]: Found(i.size, i.mtime_ns / 1e9) for i in found if i.type == fs.FileType.File}
 
+    def find(self, name: str) -> Found | None:
+        """What is known of an object, or None where there is none."""
+        from pyarrow import fs
+
+        info = self._patiently(lambda: self.filesystem.get_file_info(f"{self.path}/{name}"))
+        return Found(info.size, info.mtime_ns / 1e9) if info.type == fs.FileType.File else None
+
     def read(self, name: str) -> bytes | None:
         """The whole object, or None where there is none."""
 

@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mwray.cluster.claim import CLAIM, Claim, TakenOver
+from mwray.cluster.claim import CLAIM, Claim, TakenOver, claimed
 from mwray.cluster.connect import check_reached, check_shared
+from mwray.cluster.status import Place
 from mwray.remote import Mirror, Remote
 from mwray.storage import StorageError
 
@@ -156,12 +157,14 @@ def _not_the_drivers(name: str) -> bool:
 
 
 @contextmanager
-def read_only(address: str) -> Iterator[Path]:
+def read_only(address: str) -> Iterator[Place]:
     """What is small of a search in object storage, in a folder for the length of a `with`; nothing is written there."""
+    remote = Remote(address)
     with tempfile.TemporaryDirectory() as folder:
-        mirror = Mirror(Remote(address), Path(folder) / "search", left_out=_not_the_drivers)
+        holder, age = claimed(remote)
+        mirror = Mirror(remote, Path(folder) / "search", left_out=_not_the_drivers)
         mirror.pull()
-        yield mirror.local
+        yield Place(mirror.local, remote, holder, age)
 
 
 @contextmanager

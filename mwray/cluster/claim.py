@@ -101,6 +101,14 @@ class Claim:
             return not lives(holder)
         probe = f".now-{self.mark}"
         self.remote.write(probe, b"")
-        objects = self.remote.objects()
+        now, claim = self.remote.find(probe), self.remote.find(CLAIM)
         self.remote.delete(probe)
-        return CLAIM not in objects or objects[probe].changed - objects[CLAIM].changed > OLD
+        return now is None or claim is None or now.changed - claim.changed > OLD
+
+
+def claimed(remote: Remote) -> tuple[dict[str, Any], float | None]:
+    """Who has the claim, {} where nobody has, and its age in seconds by this machine's clock: nothing is written."""
+    found, data = remote.find(CLAIM), remote.read(CLAIM)
+    if found is None or data is None:
+        return {}, None
+    return dict(json.loads(data)), max(0.0, time.time() - found.changed)

@@ -185,6 +185,7 @@ def _told(session: Session, screen: Logged) -> dict[str, Any]:
         "target": board.target,
         "ended": board.ended,
         "left": board.left(),
+        "running": session.running,
         "nodes": len(nodes()),
         "spend": session.spend.total(),
     }

@@ -77,6 +77,11 @@ class Session:
             self.storage_lost(self.store.failed)
         return self.interrupted or self.stopped is not None
 
+    @property
+    def running(self) -> list[str]:
+        """Names of the folders in which trials train at this moment; asked by a thread too."""
+        return sorted(row.folder.name for row in list(self._live.values()) if row.state == "running")
+
     def next(self, trial_id: str) -> dict[str, str] | str | None:
         """The job for a trial that Ray wants to start; None: not now; "FINISHED": none is left."""
         if self.stopping:

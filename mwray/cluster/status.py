@@ -1,7 +1,7 @@
 """`launch/tune.py --status FOLDER`: a search as its files tell it, from any machine that sees them.
 
 Nothing is started, locked, mended or written, so it can be asked at any moment; neither Ray nor torch is loaded. Ages
-are by this machine's clock against the driver's.
+are by this machine's clock against the driver's, or the object storage's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,39 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mwray.cluster import heartbeat
+from mwray.cluster import claim, heartbeat
 from mwray.cluster.failure import failure_of, has_failed
 from mwray.cluster.journal import read_study
 from mwray.cluster.names import clock, heading, percent, plain
 from mwray.config import ConfigError
 from mwray.lock import holder, lives
 from mwray.records import Run
+from mwray.remote import Remote
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 COLORS = {"running": "cyan", "finished": "green", "pruned": "yellow", "failed": "red", "waiting": "dim"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a search's files are: in a folder, or, copied into one, in object storage."""
+
+    folder: Path
+    remote: Remote | None = None
+    claim: Mapping[str, Any] = field(default_factory=dict)
+    """Who has claimed the place in object storage."""
+    claim_age: float | None = None
+    """Seconds since that was renewed."""
+
+    def address(self, path: Path) -> str:
+        """Where a file or folder of the search is to be found later on."""
+        if self.remote is None:
+            return str(path)
+        return (self.remote / path.relative_to(self.folder).as_posix()).address
+
+    def holder(self) -> dict[str, Any]:
+        """Who drives the search, or drove it when it was killed."""
+        return holder(self.folder) if self.remote is None else dict(self.claim)
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,7 @@ class Line:
 class Status:
     """All that is known of a search."""
 
-    folder: Path
+    place: Place
     space: Mapping[str, Any]
     lines: Sequence[Line]
     beat: Mapping[str, Any]
@@ -76,6 +99,8 @@ class Status:
             return False
         if self.holder.get("host") == socket.gethostname():
             return lives(self.holder)
+        if self.place.remote is not None:
+            return self.place.claim_age is not None and self.place.claim_age < claim.OLD
         return self.age is not None and self.age < heartbeat.OLD * float(self.beat.get("seconds", heartbeat.SECONDS))
 
     @property
@@ -87,47 +112,40 @@ class Status:
         return min(ranked, key=lambda line: (sign * (line.objective or 0.0), line.number), default=None)
 
 
-def read(folder: Path) -> Status:
-    """What the files in `folder` say.
+def read(where: Path | Place) -> Status:
+    """What the files in a folder, or copied from object storage, say.
 
     Raises:
         ConfigError: there is no search in it.
     """
+    place = where if isinstance(where, Place) else Place(where)
+    folder = place.folder
     try:
         space = json.loads((folder / "space.json").read_text())
     except OSError:
-        raise ConfigError(f"--status {folder}: no search is there (it has no space.json)") from None
+        raise ConfigError(f"--status {place.address(folder)}: no search is there (it has no space.json)") from None
     except ValueError as error:
-        raise ConfigError(f"--status {folder}: its space.json is damaged ({error})") from None
+        raise ConfigError(f"--status {place.address(folder)}: its space.json is damaged ({error})") from None
     beat = heartbeat.read(folder)
-    status = Status(
-        folder=folder,
-        space=space,
-        lines=(),
-        beat=beat,
-        holder=holder(folder),
-        age=max(0.0, time.time() - beat["beat"]) if "beat" in beat else None,
-    )
+    age = max(0.0, time.time() - beat["beat"]) if "beat" in beat else None
+    status = Status(place, space, (), beat, place.holder(), age)
     study = read_study(folder)
     trials = study.get_trials(deepcopy=False) if study is not None else []
-    metric = space.get("metric", "validation.accuracy")
-    lines = [_line(trial, trials, folder, metric, status.alive) for trial in trials if _counts(trial, trials)]
-    bases = [
-        _base(path, metric, status.alive, space.get("seeds", 1)) for path in sorted(folder.glob("base/*/"), key=_seed)
-    ]
-    return Status(folder, space, [*lines, *bases], beat, status.holder, status.age)
+    lines = [_line(trial, trials, status) for trial in trials if _counts(trial, trials)]
+    bases = [_base(path, status) for path in sorted(folder.glob("base/*/"), key=_seed)]
+    return replace(status, lines=[*lines, *bases])
 
 
-def show(folder: Path, console: Console | None = None) -> None:
+def show(where: Path | Place, console: Console | None = None) -> None:
     """Print it.
 
     Raises:
-        ConfigError: there is no search in `folder`.
+        ConfigError: there is no search in it.
     """
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=140)
-    status = read(folder.resolve())
+    status = read(where if isinstance(where, Place) else where.resolve())
     for text in words(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(_table(status))
@@ -143,14 +161,14 @@ def words(status: Status) -> list[str]:
     left = status.beat.get("left") if status.alive else None
     ahead = f"; about {clock(left)} left" if left is not None else ""
     lines = [
-        f"{status.folder}: {status.space.get('source', 'a search')}, {target} trials",
+        f"{status.place.address(status.place.folder)}: {status.space.get('source', 'a search')}, {target} trials",
         _driver(status),
         f"{', '.join(parts) or 'nothing begun'}{ahead}",
     ]
-    if (best := status.best) is not None:
+    if (best := status.best) is not None and best.folder is not None:
         lines.append(
             f"best: trial {best.number}, validation {percent(best.validation)}, test, last epoch {percent(best.test)}, "
-            f"in {best.folder}"
+            f"in {status.place.address(best.folder)}"
         )
     if "spend" in status.beat:
         lines.append(f"spent: {heartbeat.hours(status.beat['spend'])}")
@@ -177,25 +195,31 @@ def _counts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     return not any(other.user_attrs.get("retry_of") == trial.number for other in trials)
 
 
-def _line(trial: FrozenTrial, trials: Sequence[FrozenTrial], folder: Path, metric: str, alive: bool) -> Line:
+def _line(trial: FrozenTrial, trials: Sequence[FrozenTrial], status: Status) -> Line:
     first = trial.number
     while (again := trials[first].user_attrs.get("retry_of")) is not None:
         first = again
-    where = next(iter(folder.glob(f"trials/{first:04d}-*/")), None)
-    state = STATES.get(trial.state) or ("running" if alive and where is not None else "waiting")
-    return _measured(trial.number, state, trial.params, where, metric, trial.user_attrs.get("reason"))
+    where = next(iter(status.place.folder.glob(f"trials/{first:04d}-*/")), None)
+    state = STATES.get(trial.state) or _open(status, f"{first:04d}-", where)
+    return _measured(trial.number, state, trial.params, where, status, trial.user_attrs.get("reason"))
 
 
-def _base(where: Path, metric: str, alive: bool, seeds: int) -> Line:
-    run = Run(where)
-    failed = has_failed(where)
-    state = "finished" if run.state == "done" else "failed" if failed else "running" if alive else "waiting"
-    values = {"seed": _seed(where)} if seeds > 1 else {}
-    return _measured(None, state, values, where, metric, (failure_of(where) or {}).get("reason"))
+def _base(where: Path, status: Status) -> Line:
+    state = "finished" if Run(where).state == "done" else "failed" if has_failed(where) else None
+    values = {"seed": _seed(where)} if status.space.get("seeds", 1) > 1 else {}
+    reason = (failure_of(where) or {}).get("reason")
+    return _measured(None, state or _open(status, where.name, where), values, where, status, reason)
+
+
+def _open(status: Status, name: str, where: Path | None) -> str:
+    """Whether a training that has not ended runs at this moment: its driver has said so, or else it has a folder."""
+    running = status.beat.get("running")
+    runs = where is not None if running is None else any(str(folder).startswith(name) for folder in running)
+    return "running" if status.alive and runs else "waiting"
 
 
 def _measured(
-    number: int | None, state: str, values: Mapping[str, Any], where: Path | None, metric: str, reason: str | None
+    number: int | None, state: str, values: Mapping[str, Any], where: Path | None, status: Status, reason: str | None
 ) -> Line:
     records = Run(where).records() if where is not None else []
     last = records[-1] if records else {}
@@ -206,7 +230,7 @@ def _measured(
         folder=where,
         epoch=int(last.get("epoch", 0)),
         epochs=_epochs(where),
-        objective=last.get(metric),
+        objective=last.get(status.space.get("metric", "validation.accuracy")),
         validation=last.get("validation.accuracy"),
         test=last.get("test.accuracy"),
         seconds=sum(float(record.get("seconds", 0.0)) for record in records),

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import tempfile
+import time
+from dataclasses import replace
 
 import pytest
 
 from mwray.cli import main
 from mwray.cluster.bucket import Keeper, at_hand, read_only
 from mwray.cluster.claim import CLAIM
-from mwray.cluster.search import search
-from mwray.cluster.status import read
+from mwray.cluster.search import _write_space, search
+from mwray.cluster.status import read, words
+from mwray.cluster.study import Study
 from mwray.cluster.trial import Job
 from mwray.config import ConfigError
 from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.remote import Mirror, Remote, is_remote
 from mwray.storage import StorageError
-from tests.cluster.helpers import small
+from tests.cluster.helpers import finish_run, small, space
 from tests.cluster.object_storage import ENVIRONMENT, bucket, place  # noqa: F401 - fixtures
 
 
@@ -131,6 +136,33 @@ def test_other_verbs_do_not_make_a_local_folder_of_an_address(verb, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_status_of_a_search_in_object_storage_names_its_driver_what_runs_and_where_it_is(place, tmp_path, capsys):  # noqa: F811
+    mirror = Mirror(place, tmp_path)
+    study = Study(space(), tmp_path)
+    _write_space(tmp_path, study.space, study.target)
+    first, second, _ = (study.next() for _ in range(3))
+    finish_run(first.folder, first.experiment, 0.91)
+    study.finish(first.number, 0.91)
+    told = {"beat": time.time(), "state": "running", "running": [second.folder.name]}
+    (tmp_path / "heartbeat.json").write_text(json.dumps(told))
+    mirror.push()
+    place.write(CLAIM, json.dumps({"host": "far", "pid": 7, "since": "2026", "mark": "x"}).encode())
+    before = place.objects()
+    assert main(["tune", "--status", place.address]) == 0
+    shown = capsys.readouterr().out
+    assert place.objects() == before
+    assert shown.startswith(f"{place.address}: small.yaml") and tempfile.gettempdir() not in shown
+    assert "driven by process 7 on far, since 2026" in shown and "1 running, 1 finished, 1 waiting" in shown
+    assert f"in {(place / 'trials' / first.folder.name).address}" in shown
+    with read_only(place.address) as seen:
+        assert not read(replace(seen, claim_age=100.0)).alive  # as if it had not been renewed for long
+    place.delete(CLAIM)
+    with read_only(place.address) as seen:
+        assert "nobody drives it" in words(read(seen))[1]
+    assert main(["tune", "--status", (place / "none").address]) == 2
+    assert f"--status {(place / 'none').address}: no search is there" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_search_in_object_storage_survives_the_loss_of_its_machine(bucket, workers, monkeypatch, tmp_path):  # noqa: F811
@@ -147,9 +179,9 @@ def test_a_search_in_object_storage_survives_the_loss_of_its_machine(bucket, wor
     after = {name: found.changed for name, found in remote.objects().items()}
     assert {name: after[name] for name in before} == before
     assert not any(name.startswith("ray/") or name == CLAIM for name in after)
-    with read_only(remote.address) as folder:
-        assert sum(line.state == "finished" for line in read(folder).lines) == 3
-        assert not any(p.suffix == ".pt" for p in folder.rglob("*"))
+    with read_only(remote.address) as seen:
+        assert sum(line.state == "finished" for line in read(seen).lines) == 3
+        assert not any(p.suffix == ".pt" for p in seen.folder.rglob("*"))
     for name in after:
         assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"].encode() not in (remote.read(name) or b"")
 

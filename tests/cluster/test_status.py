@@ -69,6 +69,18 @@ def test_a_running_search_is_shown_from_another_machine(study, tmp_path):
         assert part in text
 
 
+def test_what_runs_is_what_the_driver_says_where_it_says_so(study, tmp_path):
+    held(tmp_path)
+    given = next(tmp_path.glob("trials/0002-*")).name
+    beat(tmp_path, running=["0003-abc"])
+    states = {line.number: line.state for line in status.read(tmp_path).lines}
+    assert states == {0: "finished", 1: "failed", 2: "waiting", 3: "running"}
+    beat(tmp_path, running=["0003-abc", given])
+    assert status.read(tmp_path).lines[2].state == "running"
+    beat(tmp_path, age=600.0, running=["0003-abc", given])
+    assert {line.state for line in status.read(tmp_path).lines[2:]} == {"waiting"}
+
+
 def test_a_driver_without_a_heartbeat_counts_as_dead_and_one_that_left_as_gone(study, tmp_path):
     held(tmp_path)
     beat(tmp_path, age=600.0, left=125.0)
