@@ -96,6 +96,7 @@ def train(
     alone = hold(folder) if worker.rank == 0 else nullcontext()
     keep_freed_memory()
     with alone, random_state_of_caller(worker.device), precision(experiment.precision):
+        worker.average([torch.zeros(1, device=worker.device)])  # nobody looks for the folder before rank 0 has made it
         if (finished := summary_of(folder, experiment)) is not None:  # by the process that was waited for
             return finished
         session = Session(experiment, folder, worker, sinks if worker.rank == 0 else (), leave)
