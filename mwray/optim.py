@@ -81,6 +81,26 @@ def _on_device(
     return parameters, {"lr": torch.tensor(settings["lr"], dtype=torch.float32, device=device), "fused": True}
 
 
+def set_gradients(parameters: Iterable[nn.Parameter], gradients: Iterable[torch.Tensor]) -> None:
+    """Put each gradient in its parameter's `.grad`, in that parameter's layout.
+
+    A gradient comes back from other workers one number behind the other, and some operations give it transposed, while
+    convolutions have their channels innermost. Fused optimisers go by addresses: over another layout CUDA's refuses,
+    and the CPU's mixes elements up without a word (PyTorch 2.11 and 2.14).
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = as_laid(gradient, parameter)
+
+
+def as_laid(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """`tensor` in the layout of `parameter`, whose shape it has; itself where it lies so already."""
+    import torch
+
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every parameter group: in place where it is a tensor."""
     import torch
@@ -107,6 +127,10 @@ def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     rates = [group["lr"] for group in optimizer.param_groups]
     saved = [dict(group) | mine for group, mine in zip(state["param_groups"], own, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": saved})
+    for parameter, held in optimizer.state.items():  # saved in another layout, or by several workers
+        for name, value in held.items():
+            if getattr(value, "shape", None) == parameter.shape:
+                held[name] = as_laid(value, parameter.detach())
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         loaded = float(group["lr"])
         group["lr"] = loaded if isinstance(rate, float) else rate.fill_(loaded)

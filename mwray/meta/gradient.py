@@ -164,7 +164,7 @@ def _adam_step(p: Tensor, g: Tensor, group: Mapping, state: Mapping) -> Tensor: 
     if group["amsgrad"]:
         raise ValueError("look_ahead='optimizer' does not know Adam with amsgrad=True; use look_ahead='sgd'")
     b1, b2 = group["betas"]
-    step = float(state["step"]) + 1 if state else 1.0
+    step = _steps(state["step"]) + 1 if state else 1.0
     first = state["exp_avg"] if state else torch.zeros_like(p)
     second = state["exp_avg_sq"] if state else torch.zeros_like(p)
     g = -g if group["maximize"] else g
@@ -176,3 +176,8 @@ def _adam_step(p: Tensor, g: Tensor, group: Mapping, state: Mapping) -> Tensor: 
     second = b2 * second + (1 - b2) * g * g
     scale = (second / (1 - b2**step)).sqrt() + group["eps"]
     return p - group["lr"] * (first / (1 - b1**step)) / scale
+
+
+def _steps(count: Tensor) -> Tensor | float:
+    """Adam's count of steps; one that is kept on the device stays there, for to ask for it would wait."""
+    return float(count) if count.device.type == "cpu" else count.double()

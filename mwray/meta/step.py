@@ -28,7 +28,7 @@ from mwray.meta.recompute import Recompute
 from mwray.meta.tangent import Recording, record
 from mwray.meta.weights import Multipliers, WeightMap, Weights, weigh, weigh_through
 from mwray.models.weight_net import WeightNet
-from mwray.optim import restore
+from mwray.optim import restore, set_gradients
 from mwray.worker import LocalWorker, Worker
 
 
@@ -202,8 +202,7 @@ class MetaWeightNet:
         inner_products = gradient.inner_products(recording, losses, direction)
         theta = list(self.weight_net.parameters())
         by_theta = torch.autograd.grad(weights.surrogate(inner_products, self.worker), theta)
-        for parameter, slope in zip(theta, self.worker.average(by_theta), strict=True):
-            parameter.grad = slope
+        set_gradients(theta, self.worker.average(by_theta))
         self.weight_optimizer.step()
         return inner_products
 
@@ -226,8 +225,7 @@ class MetaWeightNet:
 
     def _move(self, gradients: list[Tensor]) -> None:
         """The real optimiser's step along `gradients`."""
-        for parameter, slope in zip(self.parameters, gradients, strict=True):
-            parameter.grad = slope
+        set_gradients(self.parameters, gradients)
         self.optimizer.step()
         self.steps += 1
 

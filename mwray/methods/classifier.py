@@ -37,8 +37,7 @@ class Classifier:
     def descend(self, loss: Tensor) -> None:
         """One optimiser step along the gradient of `loss` [], averaged over workers."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        for parameter, gradient in zip(parameters, self._worker.gradients(loss, parameters), strict=True):
-            parameter.grad = gradient
+        optim.set_gradients(parameters, self._worker.gradients(loss, parameters))
         self.optimizer.step()
 
     def agree(self) -> None:

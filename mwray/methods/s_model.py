@@ -159,8 +159,7 @@ class SModel(Method):
         """One step of network and layer along the gradient of `loss` [], averaged over workers."""
         parameters = [p for p in (*self.classifier.network.parameters(), *self.layer.parameters()) if p.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        for parameter, gradient in zip(parameters, self.setup.worker.average(gradients), strict=True):
-            parameter.grad = gradient
+        optim.set_gradients(parameters, self.setup.worker.average(gradients))
         self.classifier.optimizer.step()
         self.optimizer.step()
 

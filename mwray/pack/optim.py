@@ -149,7 +149,7 @@ class StackedSGD(_Stacked, torch.optim.SGD):
         if optimizer.param_groups[0]["momentum"] == 0:
             return
         for place, parameter in zip(self._rows(row, self.flat.views(self.buffer)), _parameters(optimizer), strict=True):
-            optimizer.state[parameter]["momentum_buffer"] = place.clone()
+            optimizer.state[parameter]["momentum_buffer"] = _copy(place, parameter)
 
 
 class StackedAdam(_Stacked, torch.optim.Optimizer):
@@ -189,10 +189,15 @@ class StackedAdam(_Stacked, torch.optim.Optimizer):
             on_device = group.get("capturable") or group.get("fused")
             optimizer.state[parameter] = {
                 "step": steps if on_device else steps.cpu(),
-                "exp_avg": parts["exp_avg"][i].clone(),
-                "exp_avg_sq": parts["exp_avg_sq"][i].clone(),
+                "exp_avg": _copy(parts["exp_avg"][i], parameter),
+                "exp_avg_sq": _copy(parts["exp_avg_sq"][i], parameter),
             }
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def _copy(place: Tensor, parameter: nn.Parameter) -> Tensor:
+    """State in the layout of its parameter, which fused optimisers ask for."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(place)

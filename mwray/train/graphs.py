@@ -8,10 +8,12 @@ stay where they are: inputs are copied into buffers, learning rates are tensors,
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +26,16 @@ state. They are real iterations of the training."""
 
 Work = Callable[..., None]
 """Device work on tensors: everything that it gives lies in tensors that exist before it."""
-Capture = Callable[[Callable[[], None]], Callable[[], object]]
-"""Runs a function once without computing, and returns what computes it from then on."""
+
+
+class Capture(Protocol):
+    """Makes graphs."""
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], object]:
+        """Run `work` once without computing, and return what computes it from then on."""
+
+    def renew(self) -> None:
+        """Take note that all graphs made so far are gone."""
 
 
 class CaptureError(RuntimeError):
@@ -67,8 +77,13 @@ class Graphs:
         """
         self._state = state
         if self._places is not None and _places(state()) != self._places:
-            self._kinds.clear()
-            self._places = None
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of all graphs, and of the memory that they share: at once, for one may hold what another needs."""
+        self._kinds.clear()
+        self._places = None
+        self._capture.renew()
 
     def run(self, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> bool:
         """Do `work(*inputs)`; returns whether a graph was replayed without running `work` in Python.
@@ -93,6 +108,7 @@ class Graphs:
             kind.replay = self._capture(lambda: work(*kind.buffers))
         except Exception as error:
             self._refuse(error)
+        if kind.replay is None:  # only here, where no traceback holds the memory of the capture any more
             work(*inputs)
             return False
         self.captures += 1
@@ -104,7 +120,9 @@ class Graphs:
         for buffer, tensor in zip(kind.buffers, inputs, strict=True):
             buffer.copy_(tensor)
 
-    def _refuse(self, error: Exception) -> None:
+    def _refuse(self, error: BaseException) -> None:
+        while isinstance(error.__context__, Exception):  # the first one: what follows it is the capture's own end
+            error = error.__context__
         said = str(error).splitlines() or [repr(error)]
         reason = f"the iteration cannot be captured in a CUDA graph: {said[0]}"
         if self._strict:
@@ -114,23 +132,45 @@ class Graphs:
 
 
 class CudaCapture:
-    """Captures on a stream of its own, each graph with memory of its own.
+    """Captures on a stream of its own; the graphs of one training share their memory.
 
-    Graphs could share their memory, as they never run at the same time; but PyTorch gives a pool up with the last of
-    its graphs, and a change of phase drops them all.
+    They may, since they never run at the same time and hand each other nothing: what an iteration gives lies in tensors
+    that were there before. PyTorch gives shared memory up with the last of its graphs, so `renew` follows their end.
+    The stream is not PyTorch's common one, by which the death of one training's graphs would take cuBLAS's workspace
+    from another's (2.14).
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self.renew()
+
+    def renew(self) -> None:
+        """Take new memory for the graphs to come."""
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], object]:
         """Capture `work`; the device's default generator takes part, so that dropout draws anew in each replay."""
+        gc.collect()  # the graphs of a training that is over must not die inside a capture
         with torch.cuda.device(self._device):
-            graph = torch.cuda.CUDAGraph()
+            before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
             # Other threads (Ray, TensorBoard) may call CUDA meanwhile: only this one must not wait for the device.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                work()
+            capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+            try:
+                with capture:
+                    work()
+            except BaseException:
+                _leave_capture(before)
+                raise
         return graph.replay
+
+
+def _leave_capture(stream: torch.cuda.Stream) -> None:
+    """Put back what PyTorch leaves as it is where a capture fails: the stream, and (2.11) a generator in capture."""
+    torch.cuda.set_stream(stream)
+    generator = torch.cuda.default_generators[stream.device.index]
+    with suppress(RuntimeError):
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:

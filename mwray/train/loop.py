@@ -196,8 +196,10 @@ class Session:
         return self._finish(records)
 
     def close(self) -> None:
-        """Close every sink, also after an error."""
+        """Close every sink, also after an error, and let go of captured graphs with their memory."""
         with ExitStack() as stack:  # one that fails to close must not keep the others open
+            if self.iteration.graphs is not None:
+                stack.callback(self.iteration.graphs.drop)
             for sink in self.sinks:
                 stack.callback(sink.close)
 

@@ -56,6 +56,7 @@ class FakeGraph(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         _refuse_waiting(func, args)
+        _refuse_layouts(func, args)
         for tensor in _written(func, args, kwargs):
             storage = tensor.untyped_storage()
             self._before.setdefault(storage._cdata, (storage, storage.clone()))
@@ -87,6 +88,10 @@ class FakeCapture:
 
     def __init__(self) -> None:
         self.graphs: list[FakeGraph] = []
+        self.renewed = 0
+
+    def renew(self) -> None:
+        self.renewed += 1
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], object]:
         random, graph = torch.get_rng_state(), FakeGraph()
@@ -129,3 +134,19 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     named = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
     written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     return [t for name in written for t in tree_leaves(named.get(name)) if isinstance(t, Tensor)]
+
+
+def _refuse_layouts(func: Any, args: Any) -> None:
+    """CUDA's fused optimisers ask for equal strides of parameters, gradients and state; the CPU's mix elements up."""
+    name = func._schema.name.removeprefix("aten::")
+    if not name.startswith("_fused_"):
+        return
+    parameters, *others = (each for each in args if isinstance(each, list) and each and each[0].dim())
+    for other in others:
+        for parameter, tensor in zip(parameters, other, strict=True):
+            if _strides(parameter) != _strides(tensor):
+                raise ValueError(f"{name}: strides {tensor.stride()} where the parameter has {parameter.stride()}")
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]

@@ -6,6 +6,7 @@ The graph is a fake (`tests.train.fake_graph`) that replays operations on the CP
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,31 @@ def test_memory_that_was_left_is_not_replayed():
     assert graphs.replays == 5
 
 
+def test_graphs_go_all_at_once_and_new_ones_get_new_memory(tmp_path):
+    capture = FakeCapture()
+    graphs, held = Graphs(capture, warm_up=0, strict=True), {"total": torch.zeros(())}
+    graphs.settle(lambda: held)
+    for key in ("one", "other"):
+        graphs.run(key, lambda x: held["total"].add_(x), [torch.ones(())])
+    assert capture.renewed == 0
+    held["total"] = torch.zeros(())
+    graphs.settle(lambda: held)
+    assert capture.renewed == 1
+    for key in ("one", "other"):
+        graphs.run(key, lambda x: held["total"].add_(x), [torch.ones(())])
+    assert float(held["total"]) == 2 and graphs.captures == 4
+
+
+def test_a_training_that_is_closed_lets_go_of_its_graphs(tmp_path):
+    one = session(experiment({"method.name": "self-paced"}, model__name="mlp"), tmp_path / "run", 1)
+    one.run(1)
+    graphs = one.iteration.graphs
+    replay = weakref.ref(next(kind.replay.__self__ for kind in graphs._kinds.values() if kind.replay))
+    graphs._capture.graphs.clear()  # the fake's own list
+    one.close()
+    assert replay() is None  # though the method, which knows the session, lives on in a cycle
+
+
 def test_the_fake_sees_what_a_graph_would_get_wrong():
     """A number of the host stays as it was; a tensor put in another's place is not seen."""
     rate, held = [1.0], {"total": torch.zeros(())}
@@ -154,6 +180,24 @@ def test_what_cannot_be_captured_goes_on_eagerly_and_says_so_once(caplog):
     with pytest.raises(CaptureError, match="reads a number"):
         strict = Graphs(FakeCapture(), warm_up=0, strict=True)
         strict.run("waits", waits, [torch.ones(())])
+
+
+def test_the_first_error_of_a_capture_is_told_and_not_that_of_its_end(caplog):
+    class Broken:
+        def renew(self):
+            pass
+
+        def __call__(self, work):
+            try:
+                raise ValueError("the real one")
+            finally:
+                raise RuntimeError("capture_end: operation failed")
+
+    total = torch.zeros(())
+    graphs = Graphs(Broken(), warm_up=0)
+    graphs.run("add", lambda x: total.add_(x), [torch.ones(())])
+    assert "the real one" in caplog.text and "capture_end" not in caplog.text
+    assert float(total) == 1
 
 
 def test_graphs_are_refused_where_there_can_be_none():
