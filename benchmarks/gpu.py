@@ -63,13 +63,7 @@ def main() -> None:
     options = _options()
     torch.backends.cudnn.benchmark = options.autotune
     source, what = cifar10()
-    began, rows = time.perf_counter(), []
-    with mock.patch("mwray.train.loop.split", lambda data, seed: split(data, seed, source)):
-        for cell in _cells(options):
-            left = options.limit - (time.perf_counter() - began)
-            row = {**vars(cell), **({"skipped": "no time left"} if left < 0 else _measured(cell, options))}
-            rows.append(row)
-            print(_line(row), flush=True)
+    began, rows, why = time.perf_counter(), [], ""
     report = {
         "settings": vars(options) | {"out": str(options.out)},
         "images": what,
@@ -77,7 +71,18 @@ def main() -> None:
         "rows": rows,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(report, indent=1))
+    with mock.patch("mwray.train.loop.split", lambda data, seed: split(data, seed, source)):
+        for cell in _cells(options):
+            if time.perf_counter() - began > options.limit:
+                why = why or "no time left"
+            row = {**vars(cell), **({"skipped": why} if why else _measured(cell, options))}
+            if "CUDA error" in row.get("error", ""):  # after which this process can use the device no more
+                why = "the device failed before"
+            rows.append(row)
+            print(_line(row), flush=True)
+            (options.out / "gpu.json").write_text(
+                json.dumps(report, indent=1)
+            )  # whatever comes
     draw(rows, options.out / "gpu.png")
     print(f"numbers: {options.out / 'gpu.json'}   picture: {options.out / 'gpu.png'}")
 

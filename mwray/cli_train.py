@@ -60,14 +60,16 @@ def train_here(
     from mwray.train.sinks.arrays import ArraysSink
     from mwray.worker import LocalWorker
 
-    worker: Worker = LocalWorker(options.device, saved)
     sinks: list[Sink] = [ConsoleSink(), TensorBoardSink(), PicturesSink(), ArraysSink()]
     asked: list[str] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append("SIGTERM"))
     with ExitStack() as stack:
+        worker: Worker
         if ProcessGroupWorker.launched():  # by torchrun or the like: only rank 0 writes and speaks
             worker = group = ProcessGroupWorker(options.device)
             stack.callback(group.close)
+        else:
+            worker = LocalWorker(options.device, saved)
         if again is not None:
             if again.threads and worker.device.type == "cpu":
                 torch.set_num_threads(again.threads)

@@ -20,7 +20,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from mwray.overlap import Overlapped, backward
-from mwray.worker import DeviceError, gradients_first
+from mwray.worker import DeviceError, gradients_first, usable
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others in one exchange: the first of them may still be reading data."""
@@ -139,14 +139,14 @@ class ProcessGroupWorker:
         """Join the group that the environment describes; waits until all have come.
 
         Args:
-            device: default: the GPU of this process's number on its machine, or the CPU where there are fewer GPUs
-                than processes.
+            device: "cuda" is the GPU of this process's number on its machine; default: that, or the CPU where there are
+                fewer GPUs than processes.
 
         Raises:
             DeviceError: some processes have a GPU and others do not.
         """
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.device = torch.device(device) if device else _own_device()
+        self.device = usable(torch.device(device)) if device and str(device) != "cuda" else _own_device(bool(device))
         if not dist.is_initialized():
             store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
             backend = _agreed(store, self.rank, self.size, self.device)
@@ -185,13 +185,23 @@ class ProcessGroupWorker:
             dist.destroy_process_group()
 
 
-def _own_device() -> torch.device:
-    """GPUs where there are enough of them on this machine, else CPUs for all: a mixture would exchange nothing."""
+def _own_device(asked: bool = False) -> torch.device:
+    """GPUs where there are enough of them on this machine, else CPUs for all: a mixture would exchange nothing.
+
+    Raises:
+        DeviceError: GPUs are asked for, and they are too few.
+    """
     place = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    if torch.cuda.is_available() and torch.cuda.device_count() >= here:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count >= here:
         torch.cuda.set_device(place)
         return torch.device("cuda", place)
+    if asked:
+        raise DeviceError(
+            f"--device cuda: {here} processes on {socket.gethostname()} need a GPU each, and it has {count}; start "
+            "fewer, or give --device cpu"
+        )
     return torch.device("cpu")
 
 

@@ -153,6 +153,18 @@ def test_gpus_for_some_processes_only_means_cpus_for_all(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert process_group._own_device() == torch.device("cpu")
+    with pytest.raises(DeviceError, match=r"--device cuda: 2 processes on \S+ need a GPU each, and it has 1"):
+        process_group._own_device(asked=True)
+
+
+def test_cuda_means_the_gpu_of_each_process_s_number(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert process_group._own_device(asked=True) == torch.device("cuda", 1) and taken == [1]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
