@@ -80,9 +80,7 @@ def main() -> None:
                 why = "the device failed before"
             rows.append(row)
             print(_line(row), flush=True)
-            (options.out / "gpu.json").write_text(
-                json.dumps(report, indent=1)
-            )  # whatever comes
+            (options.out / "gpu.json").write_text(json.dumps(report, indent=1))  # whatever comes
     draw(rows, options.out / "gpu.png")
     print(f"numbers: {options.out / 'gpu.json'}   picture: {options.out / 'gpu.png'}")
 
