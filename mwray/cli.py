@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 failed on the way, 2 refused before it began, 130 interrupted
     (143 by SIGTERM)."""
     options = _parser().parse_args(arguments)
-    if is_remote(getattr(options, "folder", None)) and options.verb not in (train, tune):
-        print(f"mwray: --folder {options.folder}: train and tune write to object storage; give a path", file=sys.stderr)
+    if refusal := _address_for_a_path(options):
+        print(f"mwray: {refusal}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="mwray: %(message)s")
     if getattr(options, "data", None):
@@ -53,6 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mwray: {error.filename}: {error.strerror}; give a path that can be used there", file=sys.stderr)
         return 2
+
+
+def _address_for_a_path(options: argparse.Namespace) -> str | None:
+    """Why the options cannot be, where one of them is an address of object storage and has to be a path.
+
+    The address itself is not repeated: nobody has looked yet whether it contains a secret.
+    """
+    taken = ("folder", "status") if options.verb in (train, tune) else ()
+    for name in ("folder", "source", "space", "data", "out", "export", "weight_net", "suspects"):
+        given = getattr(options, name, None)
+        if is_remote(given) and name not in taken:
+            flag = "from" if name == "source" and options.verb is train else name.replace("_", "-")
+            return f"--{flag}: an address was given; only --folder and --status of train and tune take one; give a path"
+    return None
 
 
 def train(options: argparse.Namespace) -> int:

@@ -61,9 +61,12 @@ class Remote:
         Raises:
             ConfigError: another scheme, no bucket, credentials in it, or an option that is not known.
         """
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:  # whose text repeats what may be a secret
+            raise ConfigError("--folder: not an address; one is s3://bucket/path") from None
         options = dict(parse_qsl(parts.query))
-        _check(address, parts.scheme, parts.netloc, options)
+        _check(parts.scheme, parts.netloc, options)
         self._path = PurePosixPath(parts.netloc + parts.path)
         self._scheme, self._options = parts.scheme, options
         self.address = f"{parts.scheme}://{self._path}" + (f"?{urlencode(options)}" if options else "")
@@ -252,16 +255,19 @@ def _order(name: str) -> tuple[int, str]:
     return (3 if last == "done" else 2 if last.startswith("checkpoint-") else 1, name)
 
 
-def _check(address: str, scheme: str, place: str, options: Mapping[str, str]) -> None:
+def _check(scheme: str, place: str, options: Mapping[str, str]) -> None:
+    """Refuse what cannot be, without repeating more than the scheme: any other part may turn out to be a secret."""
     if scheme not in SCHEMES:
         raise ConfigError(f"--folder {scheme}://...: storage is a local path, or an address {', '.join(SCHEMES)}://")
-    if "@" in place or {"access_key", "secret_key", "session_token"} & set(options):
+    # No bucket's name has a colon; with KEY:SECRET@ before it, a secret that contains a slash hides the "@".
+    hidden = any("@" in text for pair in options.items() for text in pair)
+    if hidden or set("@:") & set(place) or {"access_key", "secret_key", "session_token"} & set(options):
         raise ConfigError(
             f"--folder {scheme}://...: an address with credentials would end up in records. Give them by the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role)"
         )
     if not place:
-        raise ConfigError(f"--folder {address}: names no bucket")
+        raise ConfigError(f"--folder {scheme}:///...: names no bucket; an address is {scheme}://bucket/path")
     if unknown := set(options) - OPTIONS:
         raise ConfigError(f"--folder: {', '.join(sorted(unknown))}: not known; there are {', '.join(sorted(OPTIONS))}")
 

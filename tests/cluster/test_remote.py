@@ -33,7 +33,14 @@ from tests.cluster.object_storage import ENVIRONMENT, bucket, place  # noqa: F40
         ("ftp://host/x", "ftp://.*s3"),
         ("s3:///x", "names no bucket"),
         ("s3://key:word@bucket/x", "credentials"),
+        ("s3://key:wo/word@bucket/x", "credentials"),
+        ("s3://key:word%40bucket/x", "credentials"),
         ("s3://bucket/x?access_key=a&secret_key=b", "credentials"),
+        ("s3://bucket/x?endpoint_override=http://key:word@host", "credentials"),
+        ("s3://bucket/x?scheme=http&endpoint_override=key:word%40host:9000", "credentials"),
+        ("s3://bucket/x?http://key:word@host=1", "credentials"),
+        ("s3:///key:word@bucket", "names no bucket"),
+        ("s3://[key:word@bucket/x", "not an address"),
         ("s3://bucket/x?regoin=eu-west-1", "regoin.*region"),
     ],
 )
@@ -128,11 +135,23 @@ def test_one_training_in_object_storage_goes_on_on_another_machine(bucket, tmp_p
     assert "Finished already" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", [["compare"], ["tables", "--table", "3"]])
-def test_other_verbs_do_not_make_a_local_folder_of_an_address(verb, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["compare", "--folder"],
+        ["tables", "--table", "3", "--folder"],
+        ["report"],
+        ["report", "--out"],
+        ["train", "--from"],
+        ["train", "--data"],
+        ["transfer", "--weight-net"],
+    ],
+)
+def test_an_address_in_place_of_a_path_is_refused_and_not_repeated(options, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main([*verb, "--folder", "s3://bucket/x"]) == 2
-    assert "give a path" in capsys.readouterr().err
+    assert main([*options, "s3://key:word@bucket/x"]) == 2
+    said = capsys.readouterr().err
+    assert "an address was given" in said and "give a path" in said and "word" not in said
     assert list(tmp_path.iterdir()) == []
 
 
