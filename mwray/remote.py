@@ -188,21 +188,27 @@ class Mirror:
             left_out: names that neither way concerns, relative to the folder.
         """
         self.remote, self.local, self._left_out = remote, local, left_out
-        self._pushed: dict[str, tuple[int, int]] = {}
+        self._pushed: dict[str, tuple[int, int, int]] = {}
         local.mkdir(parents=True, exist_ok=True)
 
-    def pull(self) -> None:
+    def pull(self, part: str = "") -> None:
         """Make the folder what the storage holds: fetch all, remove what is not there.
 
         This is for the start of a process: another machine may have continued what this one has a copy of.
 
+        Args:
+            part: only the folder of this name below it; what is fetched there is not pushed back.
+
         Raises:
             StorageError: the storage could not be read for `patience()` seconds.
         """
-        there = {name: found for name, found in self.remote.objects().items() if not self._skipped(name)}
-        for name, path in self._files().items():
+        start = f"{part}/" if part else ""
+        found = (self.remote / part).objects() if part else self.remote.objects()
+        there = [name for name in (f"{start}{below}" for below in found) if not self._skipped(name)]
+        for name, path in self._files(part).items():
             if name not in there:
                 path.unlink()
+                self._pushed.pop(name, None)
         for name in there:
             path = self._inside(name)
             data = self.remote.read(name)
@@ -219,18 +225,21 @@ class Mirror:
         files = self._files()
         for name in sorted(files, key=_order):
             try:
-                stamp, data = _stamp(files[name]), files[name].read_bytes()
+                stamp = _stamp(
+                    files[name]
+                )  # before reading: what is written meanwhile has another one, and goes next time
+                data = files[name].read_bytes() if self._pushed.get(name) != stamp else None
             except FileNotFoundError:  # an old checkpoint, removed a moment ago
                 continue
-            if self._pushed.get(name) != stamp:
+            if data is not None:
                 self.remote.write(name, data)
                 self._pushed[name] = stamp
         for name in [name for name in self._pushed if not self._inside(name).exists()]:
             self.remote.delete(name)
             del self._pushed[name]
 
-    def _files(self) -> Mapping[str, Path]:
-        paths = {str(p.relative_to(self.local).as_posix()): p for p in self.local.rglob("*") if p.is_file()}
+    def _files(self, part: str = "") -> Mapping[str, Path]:
+        paths = {str(p.relative_to(self.local).as_posix()): p for p in (self.local / part).rglob("*") if p.is_file()}
         return {name: path for name, path in paths.items() if not self._skipped(name)}
 
     def _skipped(self, name: str) -> bool:
@@ -244,9 +253,13 @@ class Mirror:
         return path
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's content: files are replaced as a whole, by another inode, or else grow at their end.
+
+    So size and time need not tell two versions apart that were written within one tick of the clock (4 ms on Linux).
+    """
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _order(name: str) -> tuple[int, str]:

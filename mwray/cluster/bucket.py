@@ -122,9 +122,8 @@ class Keeper:
 
     def fetch(self, run: Path) -> None:
         """Fetch what is small of a trial that another process trained."""
-        name = run.relative_to(self.folder).as_posix()
         with self._busy:
-            Mirror(self.remote / name, run, left_out=lambda n: n not in SMALL).pull()
+            self._mirror.pull(run.relative_to(self.folder).as_posix())
 
     def check(self) -> None:
         """Make sure that every node reaches the storage."""

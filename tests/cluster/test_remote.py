@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ from mwray.config import ConfigError
 from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.remote import Mirror, Remote, is_remote
-from mwray.storage import StorageError
+from mwray.storage import StorageError, write_atomically
 from tests.cluster.helpers import finish_run, small, space
 from tests.cluster.object_storage import ENVIRONMENT, bucket, place  # noqa: F401 - fixtures
 
@@ -85,6 +86,40 @@ def test_only_what_changed_is_sent_and_records_go_before_checkpoints_and_the_end
     (tmp_path / "records.jsonl").write_text("more")
     mirror.push()
     assert sent == ["records.jsonl"]
+
+
+def test_files_that_are_there_already_are_not_read_and_one_replaced_within_a_tick_is_sent(place, tmp_path, monkeypatch):  # noqa: F811
+    mirror, opened = Mirror(place, tmp_path), []
+    for number in range(3):
+        write_atomically(tmp_path / f"{number}", b"old")
+    mirror.push()
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path.name), read_bytes(path))[1])
+    mirror.push()
+    assert opened == []
+    before = (tmp_path / "1").stat()
+    write_atomically(tmp_path / "1", b"new")  # of the same size, and at the same moment as the file's clock has it
+    os.utime(tmp_path / "1", ns=(before.st_atime_ns, before.st_mtime_ns))
+    mirror.push()
+    assert opened == ["1"] and place.read("1") == b"new"
+
+
+def test_what_the_driver_fetches_of_a_trial_is_not_sent_back(place, monkeypatch):  # noqa: F811
+    keeper = Keeper(place)
+    (place / "trials/0000-abc").write("records.jsonl", b"1")
+    (place / "trials/0001-abc").write("records.jsonl", b"1")
+    with keeper.open():
+        (place / "trials/0000-abc").write("records.jsonl", b"12")
+        (place / "trials/0000-abc").write("weights.png", b"large")
+        keeper.fetch(keeper.folder / "trials" / "0000-abc")
+        assert (keeper.folder / "trials/0000-abc/records.jsonl").read_bytes() == b"12"
+        before = place.objects()
+        keeper.push()
+        after = place.objects()
+        assert [after[n] for n in after if n.startswith("trials")] == [
+            before[n] for n in before if n.startswith("trials")
+        ]
+        assert sorted(p.name for p in keeper.folder.rglob("trials/*/*")) == ["records.jsonl"] * 2
 
 
 def test_an_object_whose_name_leads_out_of_the_folder_is_refused(place, tmp_path, monkeypatch):  # noqa: F811
