@@ -40,7 +40,6 @@ from mwray.worker import LocalWorker, Worker
 CHECK_EVERY = 50
 """Steps between two looks at the loss: each look waits for the device."""
 
-
 LET_GO = 90.0
 """Seconds to wait for a process that still trains in the folder: a host that is cut off gives up within a minute."""
 
