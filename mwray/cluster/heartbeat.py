@@ -7,6 +7,7 @@ its last one behind: a later one takes the spend over from it, and `--status` se
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mwray.storage import PART
+
+logger = logging.getLogger("mwray")
 
 FILE = "heartbeat.json"
 SECONDS = 5.0
@@ -81,15 +84,19 @@ class Heartbeat:
             "command": " ".join(sys.argv),
         }
         self._last: dict[str, Any] = {}
+        self._silent = False
         self._stop = threading.Event()
         self.beat("running")
         self._thread = threading.Thread(target=self._run, name="mwray-heartbeat", daemon=True)
         self._thread.start()
 
     def beat(self, state: str, *, ask: bool = True) -> None:
-        """Write it once; without `ask`, with what was told last: where asking may never come back."""
+        """Write it once; without `ask`, with what was told last: where asking may never come back.
+
+        An error of who is asked is no reason to look dead: what was told last is written then too.
+        """
         if ask:
-            self._last = dict(self._told())
+            self._ask()
         data = {**self._fixed, "beat": time.time(), "state": state, **self._last}
         part = self._path.with_name(f".{FILE}{PART}")
         with suppress(OSError):
@@ -101,6 +108,16 @@ class Heartbeat:
         self._stop.set()
         self._thread.join(self._seconds)
         self.beat(state)
+
+    def _ask(self) -> None:
+        try:
+            self._last = dict(self._told())
+        except Exception:
+            if not self._silent:
+                logger.warning("%s: written without news from here on", self._path, exc_info=True)
+            self._silent = True
+        else:
+            self._silent = False
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):

@@ -143,6 +143,23 @@ def test_the_heartbeat_is_written_until_it_is_closed_and_says_how_it_ended(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == [heartbeat.FILE]
 
 
+def test_the_heartbeat_goes_on_with_what_was_told_last_where_asking_fails(tmp_path, caplog):
+    answers = [{"left": 3.0}, RuntimeError("dictionary changed size"), RuntimeError("again"), {"left": 1.0}]
+
+    def told():
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    sign = Heartbeat(tmp_path, told, seconds=3600)
+    for expected in (3.0, 3.0, 1.0):
+        sign.beat("running")
+        assert heartbeat.read(tmp_path)["left"] == expected
+    assert len(caplog.records) == 1 and "dictionary changed size" in caplog.text
+    sign._stop.set()
+
+
 def test_spend_counts_what_was_held_by_all_drivers_and_lost_starts_too(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
