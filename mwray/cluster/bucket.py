@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mwray.cluster.claim import CLAIM, Claim, TakenOver, claimed
-from mwray.cluster.connect import check_reached, check_shared
+from mwray.cluster.sight import Sight
 from mwray.cluster.status import Place
 from mwray.remote import Mirror, Remote
 from mwray.storage import StorageError
@@ -37,6 +37,7 @@ class Shared:
 
     Attributes:
         folder: the search's folder.
+        sight: whether all machines see it.
         failed: why nothing can be kept any more; never, here: whoever writes to the folder hears it.
     """
 
@@ -44,15 +45,15 @@ class Shared:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        self.sight = Sight(self.folder)
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Do nothing: `mwray.lock` holds the folder."""
-        yield
-
-    def check(self) -> None:
-        """Make sure that every node sees the folder, as `check_shared`."""
-        check_shared(self.folder)
+        """Hold nothing: `mwray.lock` holds the folder."""
+        try:
+            yield
+        finally:
+            self.sight.close()
 
     def push(self) -> None:
         """Do nothing."""
@@ -70,12 +71,14 @@ class Keeper:
 
     Attributes:
         folder: this machine's copy of the search's folder.
+        sight: whether all machines reach the storage.
         failed: why nothing is pushed any more: the storage is away, or another driver has taken the search over.
     """
 
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
         self.folder = remote.scratch
+        self.sight = Sight(remote)
         self._claim = Claim(remote)
         self._mirror = Mirror(remote.guarded(self._claim.look), self.folder, left_out=_not_the_drivers)
         self._busy = threading.Lock()
@@ -101,6 +104,7 @@ class Keeper:
             self._over.set()
             if self._thread.is_alive():
                 self._thread.join()
+            self.sight.close()
             self.push()
             self._claim.drop()
 
@@ -125,10 +129,6 @@ class Keeper:
         with self._busy:
             self._mirror.pull(run.relative_to(self.folder).as_posix())
 
-    def check(self) -> None:
-        """Make sure that every node reaches the storage."""
-        check_reached(self.remote)
-
     def address(self, run: Path) -> str:
         """Where a trial's own folder is in the storage."""
         return (self.remote / run.relative_to(self.folder).as_posix()).address
@@ -152,7 +152,7 @@ def _not_the_drivers(name: str) -> bool:
     path = PurePosixPath(name)
     if path.parts[0] in ("trials", "base"):
         return path.name not in SMALL
-    return path.name in ("lock", CLAIM) or path.name.startswith(".now-")
+    return path.name in ("lock", CLAIM) or path.name.startswith((".now-", ".seen-"))
 
 
 @contextmanager

@@ -1,15 +1,13 @@
-"""Starting or joining Ray, what fits on it at once, and whether all of it sees the search's folder."""
+"""Starting or joining Ray, and what fits on it at once."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import socket
 import sys
 import tempfile
 import traceback
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,21 +16,17 @@ from typing import Any
 
 import ray
 from ray._private.node import Node
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import mwray
 from mwray.cluster.address import check_address
 from mwray.cluster.watch import Head, watched
 from mwray.config import ConfigError
-from mwray.remote import Remote, is_remote
-from mwray.storage import PATIENCE, StorageError
+from mwray.storage import PATIENCE
 
 HEAD = "node:__internal_head__"
 """A resource of 1 that Ray gives the head node."""
 SLOTS = 10_000
 OBJECT_STORE = 256 * 2**20
 """Bytes. Nothing of size travels through the object store; Ray's default of 30 % of memory would be for nothing."""
-PREFLIGHT_SECONDS = 90
 AS_GIVEN = (
     PATIENCE,
     "MWRAY_EXECUTION",
@@ -252,84 +246,3 @@ def limit(allotment: Allotment, nodes: Sequence[Mapping[str, float]], concurrenc
 
 def _total(nodes: Sequence[Mapping[str, float]]) -> str:
     return ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def check_shared(folder: Path) -> None:
-    """Make sure that every node sees `folder` and has this version of mwray; does nothing on a single node.
-
-    Without this, a search on a folder of the head's own disk goes well until the first trial runs elsewhere.
-
-    Raises:
-        ConfigError: names the nodes that do not.
-    """
-    if len(ray.nodes()) < 2:
-        return
-    marker = folder / f".seen-{uuid.uuid4().hex}"
-    marker.touch()
-    try:
-        blind = _blind(str(marker))
-    finally:
-        marker.unlink(missing_ok=True)
-    if blind:
-        raise ConfigError(
-            f"--folder {folder}: {', '.join(blind)} cannot see it. Give a folder on storage that every node mounts, or "
-            "an address such as s3://bucket/path"
-        )
-
-
-def check_reached(remote: Remote) -> None:
-    """Make sure that every node reaches the object storage and has this version of mwray.
-
-    Raises:
-        ConfigError: names the nodes that do not.
-        StorageError: this machine does not.
-    """
-    marker = f".seen-{uuid.uuid4().hex}"
-    remote.write(marker, b"seen")
-    try:
-        blind = _blind((remote / marker).address)
-    finally:
-        remote.delete(marker)
-    if blind:
-        raise ConfigError(
-            f"--folder {remote.address}: {', '.join(blind)} cannot read it. Has each node credentials for the bucket "
-            "(a role, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of `ray start`)?"
-        )
-
-
-def _blind(marker: str) -> list[str]:
-    """Hosts that do not see `marker`, a path or an address.
-
-    Raises:
-        ConfigError: a node has another version of mwray.
-    """
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    answers = ray.get([_look_from(node["NodeID"], marker) for node in alive], timeout=PREFLIGHT_SECONDS)
-    other = [f"{a['host']} has {a['version']}" for a in answers if a["version"] != mwray.__version__]
-    if other:
-        raise ConfigError(f"mwray {mwray.__version__} is here, and {', '.join(other)}; install the same everywhere")
-    return [answer["host"] for answer in answers if not answer["sees"]]
-
-
-def _look_from(node_id: str, path: str) -> Any:
-    strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    return ray.remote(num_cpus=0)(_look).options(scheduling_strategy=strategy).remote(path)
-
-
-def _look(path: str) -> dict[str, Any]:
-    """Run on a node."""
-    return {"host": socket.gethostname(), "sees": _sees(path), "version": mwray.__version__}
-
-
-def _sees(path: str) -> bool:
-    if not is_remote(path):
-        return Path(path).exists()
-    place, _, query = path.partition("?")
-    folder, _, name = place.rpartition("/")
-    try:
-        return Remote(f"{folder}?{query}" if query else folder).read(name) is not None
-    except StorageError:
-        return False

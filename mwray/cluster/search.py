@@ -130,7 +130,7 @@ def _run(
     study: Study, bases: Sequence[Row], store: Shared | Keeper, screen: Logged, head: Head, demand: Demand
 ) -> Session:
     """Drive the search over the Ray that is connected."""
-    store.check()
+    store.sight.check()
     allotment = demand.allot(study.space, screen)
     pack, driver = demand.packed, uuid.uuid4().hex[:12]
 

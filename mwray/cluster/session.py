@@ -71,10 +71,11 @@ class Session:
     def stopping(self) -> bool:
         """Whether no further trial is to be started and those that run are to end.
 
-        Asked in every turn of the search's loop, so this is where a store that has failed by itself is heard.
+        Asked in every turn of the search's loop, so this is where it is heard what nobody reports: that the store has
+        failed, or that a machine has joined which does not see it, where a trial would train for nothing.
         """
-        if self.store.failed is not None:
-            self.storage_lost(self.store.failed)
+        if self.stopped is None:
+            self._hear_of_store()
         return self.interrupted or self.stopped is not None
 
     @property
@@ -176,6 +177,18 @@ class Session:
             self.display.note(f"stopping: {error}")
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    def _hear_of_store(self) -> None:
+        lost, why = self.store.failed, None
+        try:
+            why = self.store.sight.trouble() if lost is None else None
+        except StorageError as error:
+            lost = error
+        if lost is not None:
+            self.storage_lost(lost)
+        elif why is not None:
+            self.stopped = why
+            self.display.note(f"stopping: {why}")
 
     def _warn(self, row: Row, result: Mapping[str, Any]) -> None:
         for text in result.get("warnings") or ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from mwray.cluster import leave
-from mwray.cluster.connect import Allotment, allot, check_shared, connected, limit, nodes
+from mwray.cluster.connect import Allotment, allot, connected, limit, nodes
 from mwray.cluster.progress import Counted, Outlook, shown
-from mwray.config import to_dict
+from mwray.cluster.sight import Sight
+from mwray.config import ConfigError, to_dict
 from mwray.experiment import Experiment
 from mwray.lock import LockedError
 from mwray.records import Run
@@ -66,7 +68,7 @@ def sweep(
         outlook: what is left of all that these jobs are part of; None: these jobs, all taken to be alike.
 
     Raises:
-        ConfigError: nothing fits, or a machine of the cluster does not see the folders.
+        ConfigError: nothing fits, or a machine of the cluster does not see the folders, also one that joins later.
     """
     assert len({job.folder for job in jobs}) == len(jobs), "two jobs share a folder"
     outcomes: dict[Path, Outcome] = {}
@@ -76,15 +78,18 @@ def sweep(
     missing = [job for job in jobs if job.folder not in outcomes]
     if missing:
         outlook = outlook or Counted(len(jobs), len(outcomes))
-        with connected(address), shown(console or Console(), outlook) as show:
+        place = missing[0].folder
+        with connected(address), closing(Sight(place)) as sight, shown(console or Console(), outlook) as show:
             for job in missing:
                 job.folder.mkdir(parents=True, exist_ok=True)
-            check_shared(missing[0].folder)
+            sight.check()
             allotment = allot(nodes(), 1, concurrency, gpus_per_trial)
             for outcome, flying in _run(missing, allotment, concurrency, joined=address is not None):
                 if outcome is not None:
                     outcomes[outcome.job.folder] = outcome
                 show(outcome, flying)
+                if why := sight.trouble():  # a machine that has joined would train for nothing
+                    raise ConfigError(why)
     return [outcomes[job.folder] for job in jobs]
 
 

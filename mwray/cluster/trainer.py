@@ -15,9 +15,10 @@ from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mwray.cluster import leave, warn
 from mwray.cluster.bucket import at_hand
-from mwray.cluster.connect import allot, check_shared, connected, limit, nodes
+from mwray.cluster.connect import allot, connected, limit, nodes
 from mwray.cluster.failure import FAILURE, clear_failure, failure_of
 from mwray.cluster.follow import following
+from mwray.cluster.sight import Sight
 from mwray.cluster.trial import Job, train_noting
 from mwray.cluster.worker import TrainWorker
 from mwray.errors import UserError
@@ -61,7 +62,7 @@ def fit(
         allotment = allot(nodes(), workers, 1, gpus_per_worker * workers)
         limit(allotment, nodes(), 1, joined=address is not None)  # refuses what does not fit
         folder.mkdir(parents=True, exist_ok=True)
-        check_shared(folder)
+        Sight(folder).check()
         job = Job.of(
             experiment,
             folder,
