@@ -143,10 +143,8 @@ class Session:
         self.execution = Execution.from_environment()
         self.layout = self.execution.layout()
         self.splits = split(experiment.data, experiment.seed)
-        self.train = self._loader(self.splits, "train")
-        self.meta = self._loader(self.splits, "meta")
-        self.validation = self._loader(self.splits, "validation")
-        self.test = self._loader(self.splits, "test")
+        self.train, self.meta = (self._loader(self.splits, name) for name in ("train", "meta"))
+        self.validation, self.test = (self._loader(self.splits, name) for name in ("validation", "test"))
         self.dropped = self.train.dropped(experiment.batch_size)
         self.steps = (len(self.splits.train) - self.dropped) // experiment.batch_size
         on_device = worker.device.type == "cuda" or graphs is not None
