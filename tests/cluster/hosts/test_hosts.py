@@ -124,6 +124,38 @@ def test_a_search_of_sixty_trials_outlives_the_death_of_a_host(cluster: Cluster,
         print(f"  the host, switched on again, was back in the cluster after {back:.0f} s")
 
 
+def test_a_submitted_script_searches_and_tells_how_a_search_stands(cluster: Cluster):
+    """`ray submit` copies the one file to the head, where it finds the rest by itself."""
+    (cluster.shared / "one.yaml").write_text(SPACE)
+    search = "--address auto --space /mnt/mwray/one.yaml --folder /mnt/mwray/one --trials 1 --set epochs=2"
+    output = cluster.ray("submit", f"launch/tune.py -- {search}", timeout=600)
+    rows = json.loads((cluster.shared / "one/leaderboard.json").read_text())
+    assert {row["state"] for row in rows} == {"finished"}, output
+    status = cluster.ray("submit", "launch/tune.py -- --status /mnt/mwray/one")
+    assert "/mnt/mwray/one: /mnt/mwray/one.yaml" in status and "2 finished" in status, status
+
+
+def test_a_spot_machine_s_notice_drains_its_node(cluster: Cluster):
+    """Google Cloud's answer is one word, which any server of files can give."""
+    worker = cluster.machines["worker1"]
+    notice = worker.home / "metadata/computeMetadata/v1/instance/preempted"
+    notice.parent.mkdir(parents=True)
+    notice.write_text("FALSE")
+    serve = "python -m http.server --bind 127.0.0.1 --directory ~/metadata 8080"
+    worker.run(f"{{ setsid {serve} & echo $! >~/server; }} >/dev/null 2>&1")
+    environment = {"RAY_AUTH_MODE": "token", "MWRAY_METADATA": "http://127.0.0.1:8080", "MWRAY_SPOT_PAUSE": "1"}
+    as_user(worker, "sh ~/mwray/launch/clusters/spot.sh gcp", environment)
+    log = "cat /tmp/ray/session_latest/logs/mwray_spot.log"
+    wait_for(lambda: "watches" in worker.run(log, check=False).stdout, 60, "spot.sh to start")
+    notice.write_text("TRUE")
+    wait_for(lambda: "Ray has been told" in worker.run(log, check=False).stdout, 60, "the notice to be passed on")
+    # Ray ends a drained node once nothing runs on it; the autoscaler, to which these machines are simply there, starts
+    # Ray on it again.
+    wait_for(lambda: "3 local.cluster.node" not in cluster.ray("exec", "'ray status'"), GONE, "the node to go")
+    worker.run("kill $(cat ~/server)")
+    wait_for(lambda: "3 local.cluster.node" in cluster.ray("exec", "'ray status'"), JOINED, "the node to come back")
+
+
 def test_a_stranger_is_turned_away_and_a_friend_is_not(cluster: Cluster):
     stranger, laptop, head = (cluster.machines[name] for name in ("stranger", "laptop", "head"))
     token = (laptop.home / ".ray/auth_token").read_text()
