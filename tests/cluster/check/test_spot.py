@@ -105,17 +105,18 @@ def read(path: Path) -> str:
 
 
 def watching(folder: Path) -> list[int]:
-    """The copies of spot.sh that watch for the machine of that folder."""
-    found = []
+    """The copies of spot.sh that watch for the machine of that folder, without the shells that they start in turn."""
+    found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
             own = f"HOME={folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
         if own and command.endswith(b"\0watch\0"):
-            found.append(int(pid))
-    return found
+            found[int(pid)] = parent
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 def wait_for(true: Callable[[], object], what: str) -> None:
@@ -144,7 +145,7 @@ def test_ray_is_told_once_which_node_is_taken_and_when(provider, seconds, cloud,
 def test_without_an_answer_it_asks_again(cloud, machine):
     machine.environment["MWRAY_METADATA"] = "http://127.0.0.1:9"  # nobody listens there
     machine.start("aws")
-    wait_for(machine.watching, "the start")
+    wait_for(lambda: "watches" in machine.log(), "the start")
     time.sleep(10 * PAUSE)
     assert machine.watching() and machine.calls("ray") == [] and cloud.asked == []
 
@@ -164,11 +165,13 @@ def test_a_ray_that_cannot_be_told_is_tried_again_and_trainings_are_asked_to_lea
 def test_the_newest_copy_watches_alone(machine):
     """`ray up` of a running cluster runs the commands again."""
     machine.start("gcp")
-    wait_for(machine.watching, "the first")
-    (first,) = machine.watching()
+    wait_for(lambda: machine.log().count("watches") == 1, "the first")
+    first = int((machine.folder / ".mwray-spot").read_text())
     machine.start("gcp")
-    wait_for(lambda: machine.watching() and first not in machine.watching(), "the second alone")
-    assert len(machine.watching()) == 1
+    wait_for(lambda: machine.log().count("watches") == 2, "the second")
+    second = int((machine.folder / ".mwray-spot").read_text())
+    assert first != second
+    wait_for(lambda: machine.watching() == [second], "the second alone")
 
 
 def test_it_says_what_it_wants():
