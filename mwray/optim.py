@@ -96,7 +96,8 @@ def as_laid(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """`tensor` in the layout of `parameter`, whose shape it has; itself where it lies so already."""
     import torch
 
-    if tensor.stride() == parameter.stride():
+    # A dimension of one element has no layout, and what its stride says would only change a checkpoint's bytes.
+    if all(a == b for a, b, size in zip(tensor.stride(), parameter.stride(), parameter.shape, strict=True) if size > 1):
         return tensor
     return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 

@@ -90,6 +90,9 @@ def test_what_lies_right_is_not_copied():
     parameter = nn.Parameter(torch.zeros(4, 3, 2, 2).to(memory_format=torch.channels_last))
     right, wrong = torch.ones_like(parameter), torch.randn(4, 3, 2, 2)
     assert optim.as_laid(right, parameter) is right
+    single = nn.Parameter(torch.zeros(4, 1, 2, 2).to(memory_format=torch.channels_last))
+    same = torch.randn(4, 1, 2, 2)
+    assert optim.as_laid(same, single) is same  # strides of dimensions of one element say nothing
     laid = optim.as_laid(wrong, parameter)
     assert laid.stride() == parameter.stride() and torch.equal(laid, wrong) and not laid.requires_grad
 
