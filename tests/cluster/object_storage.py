@@ -18,23 +18,44 @@ ENVIRONMENT = {
 }
 
 
+class Server:
+    """May be stopped and started again on its port: what it holds stays with this process."""
+
+    def __init__(self) -> None:
+        self._kind = pytest.importorskip(
+            "moto.server", reason="needs moto: pip install 'mwray[dev]'"
+        ).ThreadedMotoServer
+        self.host, self.port = "127.0.0.1", 0
+
+    def start(self) -> None:
+        self._running = self._kind(self.host, self.port, verbose=False)
+        self._running.start()
+        self.host, self.port = self._running.get_host_and_port()
+
+    def stop(self) -> None:
+        self._running.stop()
+
+
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory) -> Iterator[str]:
+def server() -> Iterator[Server]:
+    """The server, running."""
+    made = Server()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def bucket(server, tmp_path_factory) -> Iterator[str]:
     """Address of a bucket: "{}" stands for a path in it."""
-    server = pytest.importorskip("moto.server", reason="needs moto: pip install 'mwray[dev]'")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.setenv("MWRAY_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
-        running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        running.start()
-        host, port = running.get_host_and_port()
-        try:
-            place = f"s3://tests/{{}}?scheme=http&endpoint_override={host}:{port}&allow_bucket_creation=true"
-            Remote(place.format("made")).filesystem.create_dir("tests")
-            yield place
-        finally:
-            running.stop()
+        where = f"{server.host}:{server.port}"
+        place = f"s3://tests/{{}}?scheme=http&endpoint_override={where}&allow_bucket_creation=true"
+        Remote(place.format("made")).filesystem.create_dir("tests")
+        yield place
 
 
 @pytest.fixture

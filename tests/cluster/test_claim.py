@@ -22,7 +22,7 @@ from mwray.cluster.study import Study
 from mwray.lock import LockedError
 from mwray.storage import StorageError
 from tests.cluster.helpers import space
-from tests.cluster.object_storage import bucket, place  # noqa: F401 - fixtures
+from tests.cluster.object_storage import bucket, place, server  # noqa: F401 - fixtures
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from mwray.records import Run
 from mwray.remote import Mirror, Remote, is_remote
 from mwray.storage import StorageError, write_atomically
 from tests.cluster.helpers import finish_run, small, space
-from tests.cluster.object_storage import ENVIRONMENT, bucket, place  # noqa: F401 - fixtures
+from tests.cluster.object_storage import ENVIRONMENT, bucket, place, server  # noqa: F401 - fixtures
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,34 @@ def test_a_search_in_object_storage_survives_the_loss_of_its_machine(bucket, wor
         assert not any(p.suffix == ".pt" for p in seen.folder.rglob("*"))
     for name in after:
         assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"].encode() not in (remote.read(name) or b"")
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_after_its_storage_was_away_and_nothing_is_lost(bucket, server, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("MWRAY_STORAGE_PATIENCE", "90")
+    remote, held = Remote(bucket.format("away")), []
+
+    def go_and_come_back():
+        while not any("checkpoint-" in name for name in remote.objects()):
+            time.sleep(0.2)
+        server.stop()
+        held.append(True)
+        time.sleep(12)  # two beats of the driver, and longer than a trial would take
+        server.start()
+        held.append(False)
+
+    outage = threading.Thread(target=go_and_come_back)
+    outage.start()
+    result = search(small("slow", epochs=20), remote, display=False)
+    assert held == [True, False], "the search was over before its storage came back"
+    outage.join()
+    assert result.finished and len(result.rows) == 2
+    with read_only(remote.address) as seen:
+        for row in (*result.rows, result.base):
+            run = Run(seen.folder / row.folder.relative_to(result.folder))
+            assert [record["epoch"] for record in run.records()] == list(range(1, 21))
+            assert len(json.loads((run.folder / "environment.json").read_text())) == 1  # begun once
+    assert CLAIM not in remote.objects()
 
 
 def test_the_driver_keeps_what_is_small_and_pushes_what_it_writes(place):  # noqa: F811
