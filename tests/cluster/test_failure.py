@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from mwray.cluster import packed
 from mwray.cluster.failure import Hopeless, clear_starts, count_start, note_failure
+from mwray.cluster.packed import Packed, Process
+from mwray.cluster.study import Study
 from mwray.cluster.trial import Job, outcome
 from mwray.storage import StorageError
 from tests.cluster.helpers import finish_run, space
+from tests.cluster.test_session import session_of
 
 
 def test_starts_that_lead_nowhere_end_a_trial_and_progress_or_another_driver_count_anew(tmp_path):
@@ -34,3 +40,20 @@ def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(tmp_path):
     assert reason.startswith("StorageError: x: No space left on device, still after 120 s (seen from ")
     assert outcome(job, reason) == {"outcome": "failed", "reason": reason}
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_packed_search_whose_storage_fails_while_it_stops_still_ends_in_order(tmp_path, monkeypatch):
+    session = session_of(Study(space(), tmp_path))
+    stopping = Packed(session, 3, lambda: 1, cpus=1, gpus=0)
+    actor = SimpleNamespace(advance=SimpleNamespace(remote=lambda begin, drop: None))
+    stopping._processes.append(Process(actor, 3, live={name: session.next(name) for name in "ab"}))
+
+    def refuse(run):
+        raise StorageError("s3://bucket/x: no network, after 120 s")
+
+    monkeypatch.setattr(session.store, "fetch", refuse)
+    monkeypatch.setattr(packed.ray, "get", lambda *given, **named: [])
+    stopping._stop()
+    assert "no network" in session.stopped and session.running == []
+    assert session.display.seen[-2:] == [("0", "waiting"), ("1", "waiting")]
+    assert [entry.state for entry in session.study.entries()] == ["running"] * 2  # open, for the next call
