@@ -65,7 +65,7 @@ def inner_products(recording: Recording, losses: Tensor, direction: Mapping[str,
     the whole batch: a sample's loss also moves through the others' statistics.
     """
     (by_output,) = torch.autograd.grad(losses.sum(), recording.outputs, retain_graph=True)
-    return (by_output * recording.tangent(direction)).flatten(losses.dim()).sum(-1).to(losses.dtype)
+    return (by_output * recording.tangent(direction)).reshape(*losses.shape, -1).sum(-1).to(losses.dtype)
 
 
 @dataclass(frozen=True)

@@ -165,12 +165,14 @@ class Recomputation:
             value.recipe, value.inputs = recipe, inputs
             self._order.append(value)
 
-    def release(self, keep: Tensor) -> None:
-        """Empty the memory of all that can be had again, except that of `keep`."""
-        kept = keep.untyped_storage()._cdata
+    def release(self, keep: Tensor, held: set[int] | None) -> None:
+        """Empty the memory of all that can be had again, except that of `keep` and what is `held` (None: all of it)."""
+        if held is None:
+            return
+        kept = held | {keep.untyped_storage()._cdata}
         for value in self._order:
             storage = _storage(value) if value.alive() else None
-            if storage is None or storage._cdata == kept or storage.nbytes() < SMALLEST or not storage.resizable():
+            if storage is None or storage._cdata in kept or storage.nbytes() < SMALLEST or not storage.resizable():
                 continue
             if all(self._at_hand(part) for part in _parts(value.inputs)):
                 self._released.append((value, storage, storage.nbytes()))

@@ -242,4 +242,6 @@ def _probabilities(q: Tensor, k: Tensor, bias: Any, scale: float, causal: bool) 
     if causal:
         ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
         scores = scores.masked_fill_(ones.triu(1), float("-inf"))
-    return scores.softmax(-1)
+    # A row in which everything is masked weighs nothing, as in PyTorch's own forward; the plain softmax makes it NaN.
+    weights: Tensor = scores.softmax(-1) if bias is None else aten._safe_softmax(scores, -1)
+    return weights

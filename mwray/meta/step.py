@@ -116,8 +116,9 @@ class MetaWeightNet:
         self.aligned_names = _aligned(model, self.names, layers)
         self.aligned = [p for name, p in zip(self.names, self.parameters, strict=True) if name in self.aligned_names]
         device = self.parameters[0].device
-        self.weight_net = WeightNet(weight_net) if isinstance(weight_net, str) else weight_net
-        self.weight_net.to(device)
+        self.weight_net = (
+            weight_net.to(device) if isinstance(weight_net, nn.Module) else _made(weight_net, self.parameters[0])
+        )
         self.weight_optimizer = (weight_optimizer or _released_sgd)(self.weight_net.parameters())
         self.weight_map: WeightMap = weight_map
         self.tau = tau
@@ -230,8 +231,11 @@ class MetaWeightNet:
         self.steps += 1
 
     def _values(self, losses: Tensor, classes: Tensor | None) -> Tensor:
-        """V(L; theta) or V(L, y; theta), [n]."""
-        values: Tensor = self.weight_net(losses) if self.conditioning == "none" else self.weight_net(losses, classes)
+        """V(L; theta) or V(L, y; theta), [n], in float32 at least: weights that are rounded do not sum to 1."""
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+        with torch.autocast(losses.device.type, enabled=False):
+            given = (losses,) if self.conditioning == "none" else (losses, classes)
+            values: Tensor = self.weight_net(*given)
         return values
 
     def _learning_weights(self, losses: Tensor, classes: Tensor) -> Weights:
@@ -292,6 +296,11 @@ CHOICES = {
     "order": ("exact", "lagged"),
     "recompute": ("nothing", "cheap", "all"),
 }
+
+
+def _made(shape: str, parameter: Tensor) -> WeightNet:
+    """A weight net where the model is, and as precise; float32 beside a model of half the bits."""
+    return WeightNet(shape).to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _check_together(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
+from mwray.meta.held import held_by
 from mwray.meta.recompute import Recomputation, Recompute
 from mwray.meta.tape import Tape
 
@@ -116,7 +117,7 @@ class Linearized:
         if self._tape.failure is not None:  # it has not seen all
             yield
             return
-        self._memory.release(self.outputs)
+        self._memory.release(self.outputs, held_by(self._model))
         try:
             yield
         finally:

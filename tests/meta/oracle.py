@@ -7,11 +7,14 @@ meta loss, differentiated by autograd.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+
+CROSS_ENTROPY = partial(F.cross_entropy, reduction="none")
 
 
 def weights_of(values: Tensor, kind: str) -> Tensor:
@@ -63,12 +66,13 @@ def meta_gradient(
     by_class: bool = False,
     moved: Callable[[str], bool] = lambda name: True,
     aligned: Callable[[str], bool] = lambda name: True,
+    criterion: Callable[[Tensor, Tensor], Tensor] = CROSS_ENTROPY,
 ) -> tuple[Tensor, list[Tensor]]:
     """Meta loss at w_hat and its gradient by the weight net's parameters; nothing is moved.
 
     `through`: the virtual step's gradient also flows through the losses that the weights are read from. `by_class`:
     the weight net sees the observed classes too. `moved`, `aligned`: which parameters, by name, the virtual step moves,
-    and through whose move the gradient flows.
+    and through whose move the gradient flows. `criterion` gives the losses [n] of outputs and targets.
     """
     model.train()
     named = dict(model.named_parameters())
@@ -76,7 +80,7 @@ def meta_gradient(
 
     def losses_at(parameters: dict[str, Tensor], pair: tuple[Tensor, Tensor]) -> Tensor:
         buffers = {name: b.clone() for name, b in model.named_buffers()}
-        return F.cross_entropy(functional_call(model, {**buffers, **parameters}, (pair[0],)), pair[1], reduction="none")
+        return criterion(functional_call(model, {**buffers, **parameters}, (pair[0],)), pair[1])
 
     losses = losses_at(w, batch)
     seen = losses if through else losses.detach()

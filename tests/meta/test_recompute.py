@@ -52,7 +52,7 @@ def test_everything_that_was_lent_comes_back(name, what):
     torch.manual_seed(7)
     recording = Linearized(model, x, what)
     contents = [t.clone() for t in kept(recording)]
-    if name not in ("mlp", "weight norm"):
+    if name not in ("mlp", "weight norm", "hooks"):  # a hook may keep what it sees: nothing is lent
         assert lent(recording) > 0
     with recording.set_aside():
         rubbish = [torch.full((2**16,), torch.nan, dtype=torch.float64) for _ in range(200)]

@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mwray import MetaWeightNet
 from mwray.models.class_weight_net import ClassWeightNet
@@ -157,3 +159,59 @@ def test_refusals_name_what_would_do():
         MetaWeightNet(model, sgd(model), conditioning="class")
     with pytest.raises(ValueError, match="every is 0; it can be 1"):
         MetaWeightNet(model, sgd(model), every=0)
+
+
+def squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).square()
+
+
+def test_outputs_of_one_number_a_sample_as_a_regression_has_them():
+    model, weight_net = nn.Sequential(small_net(), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)), WeightNet("1-10-1")
+    batch, meta = ((x, torch.randn(len(x), generator=torch.Generator().manual_seed(len(x)))) for x, _ in batches())
+    optimizer = sgd(model)
+    _, expected = oracle.meta_gradient(
+        model, optimizer, weight_net, batch, meta, "normalized", "sgd", criterion=squared
+    )
+    MetaWeightNet(model, optimizer, weight_net, criterion=squared).step(batch, meta)
+    assert relative(gradients(weight_net), expected) < 1e-9
+
+
+class Masked(nn.Module):
+    """Attention over the 64 pixels, of which one sees none and all but a third see some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.head = nn.Linear(1, 12), nn.Linear(4, 3)
+        self.mask = torch.rand(64, 64, generator=torch.Generator().manual_seed(2)) > 0.3
+        self.mask[5] = False
+
+    def forward(self, x):
+        q, k, v = self.project(x.flatten(2).mT).chunk(3, -1)
+        return self.head(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).mean(1))
+
+
+def test_a_row_of_attention_that_is_masked_as_a_whole_weighs_nothing():
+    model, weight_net, (batch, meta) = Masked(), WeightNet("1-10-1"), batches()
+    with sdpa_kernel(SDPBackend.MATH):  # the only one with a second derivative
+        _, expected = oracle.meta_gradient(model, sgd(model), weight_net, batch, meta, "normalized", "sgd")
+    assert all(g.isfinite().all() for g in expected)
+    MetaWeightNet(model, sgd(model), weight_net).step(batch, meta)
+    assert relative(gradients(weight_net), expected) < 1e-9
+
+
+def test_a_weight_net_made_here_is_as_precise_as_the_model_and_no_less_than_float32():
+    for dtype, own in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
+        model = small_net().to(dtype)
+        made = MetaWeightNet(model, sgd(model)).weight_net
+        assert {p.dtype for p in made.parameters()} == {own}
+    batch, meta = batches()
+    MetaWeightNet(model := small_net(), sgd(model)).step(batch, meta)  # all of it float64
+
+
+def test_weights_stay_in_float32_where_the_caller_s_autocast_rounds():
+    model = small_net().float()
+    batch, meta = ((x.float(), y) for x, y in batches())
+    with torch.autocast("cpu", torch.bfloat16):
+        step = MetaWeightNet(model, sgd(model)).step(batch, meta)
+    assert step.values.dtype == step.weights.dtype == torch.float32
+    assert float(step.weights.sum()) == pytest.approx(1, abs=1e-6)
