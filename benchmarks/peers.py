@@ -98,5 +98,8 @@ _PEERS = {
 
 
 def importable() -> list[Contender]:
-    """The peers that are installed here."""
-    return [contender for module, contender in _PEERS.items() if importlib.util.find_spec(module) is not None]
+    """The peers that are installed here; says which are not."""
+    missing = [module for module in _PEERS if importlib.util.find_spec(module) is None]
+    if missing:
+        print(f"not installed, and left out: {', '.join(missing)} (pip install -e '.[bench]' brings them)")
+    return [contender for module, contender in _PEERS.items() if module not in missing]

@@ -149,7 +149,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--most-seconds", type=float, default=float("inf"), help="no further round after so long")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="bf16: by autocast")
-    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="of images and weights, as in training",
+    )
     parser.add_argument(
         "--keep-freed-memory",
         action=argparse.BooleanOptionalAction,
