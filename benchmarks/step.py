@@ -153,7 +153,7 @@ def _options() -> argparse.Namespace:
         "--channels-last",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="of images and weights, as in training",
+        help="as training has it",
     )
     parser.add_argument(
         "--keep-freed-memory",
