@@ -13,6 +13,7 @@ from benchmarks.timing import Peak
 from mwray import MetaWeightNet
 from mwray.meta import tangent as tangent_module
 from mwray.meta.forward_mode import ForwardMode
+from mwray.meta.recompute import Recomputation
 from mwray.meta.tangent import Linearized, record
 from mwray.models.registry import MODELS
 from mwray.models.sync_batch_norm import synchronized
@@ -142,6 +143,16 @@ def test_what_the_user_keeps_is_there_after_the_step():
     torch.manual_seed(7)
     MetaWeightNet(model, torch.optim.SGD(model.parameters(), lr=0.1)).step((x, y), (x, y))
     assert model.seen is not None and float(model.seen.sum()) > 0
+
+
+@pytest.mark.parametrize(("meta", "lends"), [(64, True), (9, True), (8, False)])
+def test_memory_is_lent_where_that_lowers_the_peak(meta, lends, monkeypatch):
+    released = []
+    monkeypatch.setattr(Recomputation, "release", lambda memory, keep, held: released.append(held))
+    model, x = residual_net(), images(64, dtype=torch.float32)
+    y = torch.randint(5, (64,))
+    MetaWeightNet(model, torch.optim.SGD(model.parameters(), lr=0.1)).step((x, y), (x[:meta], y[:meta]))
+    assert bool(released) == lends
 
 
 def test_it_comes_back_after_an_error_too():
