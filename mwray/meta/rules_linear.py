@@ -18,7 +18,7 @@ aten = torch.ops.aten
     *["avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "cumsum", "index_select", "gather"],
     *["reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "upsample_nearest2d"],
     *["upsample_bilinear2d", "upsample_bicubic2d", "tril", "triu", "index", "rot90", "lift_fresh", "expand_as"],
-    *["embedding", "im2col", "col2im", "channel_shuffle", "pixel_shuffle"],
+    *["im2col", "col2im", "channel_shuffle", "pixel_shuffle"],
 )
 def linear(call: Call) -> Push:
     """Linear in its first argument, the others being constants: the same operation on the tangent."""

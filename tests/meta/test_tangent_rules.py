@@ -31,6 +31,7 @@ class Applied(nn.Module):
 
 
 MASK = torch.tensor([[True, False, True, False], [False, False, True, True], [True, True, True, False]])
+ROWS = torch.tensor([[0, 2, 2], [1, 0, 2]])
 IMAGE, MATRIX, TOKENS = (2, 4, 6, 6), (3, 4), (2, 2, 5, 4)
 
 ELEMENTWISE: dict[str, Function] = {
@@ -155,6 +156,22 @@ SEVERAL: dict[str, tuple[Function, list[tuple[int, ...]]]] = {
         lambda a, w, b: F.conv_transpose2d(a, w, b, 2, 1, 1, 2),
         [IMAGE, (4, 3, 3, 3), (6,)],
     ),
+    "conv transposed, dilated": (
+        lambda a, w, b: F.conv_transpose2d(a, w, b, 2, 1, 1, 2, dilation=2),
+        [IMAGE, (4, 3, 3, 3), (6,)],
+    ),
+    "conv transposed 1d": (
+        lambda a, w, b: F.conv_transpose1d(a, w, b, 2, 1, 1),
+        [(2, 4, 7), (4, 3, 3), (3,)],
+    ),
+    "conv transposed 1d, grouped and dilated": (
+        lambda a, w, b: F.conv_transpose1d(a, w, b, 2, 1, 0, 2, 3),
+        [(2, 4, 7), (4, 3, 3), (6,)],
+    ),
+    "conv transposed 3d": (
+        lambda a, w, b: F.conv_transpose3d(a[None], w, b, 2, 1, 1, 2, 2),
+        [(4, 3, 3, 3), (4, 2, 2, 2, 2), (4,)],
+    ),
     "layer norm": (lambda a, w, b: F.layer_norm(a, (6, 6), w, b), [IMAGE, (6, 6), (6, 6)]),
     "layer norm, bare": (lambda a: F.layer_norm(a, (6,)), [IMAGE]),
     "group norm": (lambda a, w, b: F.group_norm(a, 2, w, b), [IMAGE, (4,), (4,)]),
@@ -174,6 +191,14 @@ SEVERAL: dict[str, tuple[Function, list[tuple[int, ...]]]] = {
     ),
     "instance norm": (lambda a, w, b: F.instance_norm(a, weight=w, bias=b), [IMAGE, (4,), (4,)]),
     "embedding": (lambda w: F.embedding(torch.tensor([[0, 2], [2, 1]]), w), [MATRIX]),
+    "embedding, padded": (lambda w: F.embedding(torch.tensor([[0, 2], [2, 0]]), w, padding_idx=1), [MATRIX]),
+    "bags, summed": (lambda w: F.embedding_bag(ROWS, w, mode="sum"), [MATRIX]),
+    "bags, averaged": (lambda w: F.embedding_bag(ROWS.flatten(), w, torch.tensor([0, 1, 1]), padding_idx=1), [MATRIX]),
+    "bags, largest": (lambda w: F.embedding_bag(ROWS.flatten(), w, torch.tensor([0, 1, 1]), mode="max"), [MATRIX]),
+    "bags, weighted": (
+        lambda w, each: F.embedding_bag(ROWS, w, mode="sum", per_sample_weights=each),
+        [MATRIX, (2, 3)],
+    ),
     "weight norm": (lambda v, g: torch._weight_norm(v, g), [MATRIX, (3, 1)]),
     "prelu": (F.prelu, [IMAGE, (4,)]),
     "cosine": (lambda a, b: F.cosine_similarity(a, b), [MATRIX, MATRIX]),
@@ -238,6 +263,30 @@ def test_rule_against_differences(name, caplog):
             got, expected = recording.tangent(direction), difference(model, x, direction, eps)
             assert (got - expected).norm() <= tolerance * (1 + expected.norm()), some
     assert not caplog.records, "fell back to dual numbers"
+
+
+TABLES: dict[str, dict[str, int | bool | str]] = {
+    "padding": {"padding_idx": 2},
+    "by frequency": {"scale_grad_by_freq": True},
+    "both": {"padding_idx": 2, "scale_grad_by_freq": True},
+    "bags": {"mode": "sum", "padding_idx": 2},
+    "bags by frequency": {"mode": "sum", "scale_grad_by_freq": True},
+    "means by frequency": {"mode": "mean", "scale_grad_by_freq": True, "padding_idx": 2},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_what_reverse_mode_says(name):
+    """<u, J v> = <J' u, v>, where the gradient of a table is not its derivative."""
+    options = TABLES[name]
+    look_up = F.embedding_bag if "mode" in options else F.embedding
+    model = Applied(lambda w: look_up(ROWS, w, **options), [MATRIX])
+    recording = Linearized(model, torch.tensor(1.3).double())
+    direction = {"inputs.0": torch.randn(MATRIX).double()}
+    u = torch.randn_like(recording.outputs)
+    (pulled,) = torch.autograd.grad(recording.outputs, model.inputs[0], u, retain_graph=True)
+    expected = (pulled * direction["inputs.0"]).sum()
+    assert abs((recording.tangent(direction) * u).sum() - expected) < 1e-12 * abs(expected)
 
 
 def test_frozen_arguments_are_not_kept():
