@@ -38,14 +38,22 @@ class Replay:
         """Derivative of the forward along `direction` (by parameter name); None if it is zero."""
         if self._x.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("forward-mode AD sets the random generators back, which a CUDA graph cannot do")
-        with self._surroundings(), dual_level():
-            state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-            state |= {name: buffer.clone() for name, buffer in self._buffers.items() if name in state}
+        with self._surroundings(), torch.no_grad(), dual_level():
+            state = self._state()
             for name, parameter in self._model.named_parameters():
                 primal = parameter.detach()
                 state[name] = forward_ad.make_dual(primal, direction[name]) if name in direction else primal
             outputs = torch.func.functional_call(self._model, state, (self._x,))
             return forward_ad.unpack_dual(outputs).tangent
+
+    def outputs(self) -> Tensor:
+        """The forward once more, attached to the parameters, of operations that can be differentiated twice."""
+        with self._surroundings(), torch.enable_grad():
+            return single_tensor(self._model, torch.func.functional_call(self._model, self._state(), (self._x,)))
+
+    def _state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        return state | {name: buffer.clone() for name, buffer in self._buffers.items() if name in state}
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
@@ -53,7 +61,6 @@ class Replay:
         after = _random_states(self._x.device)
         fast = torch.backends.mha.get_fastpath_enabled()
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
             # torch.compile drops tangents without a word (PyTorch issue 187284): the dual pass must be eager.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))

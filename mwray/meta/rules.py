@@ -7,6 +7,7 @@ arguments, by name, to tangents of the results. The rules themselves are in `rul
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 Tangents = Mapping[str, Any]
@@ -29,7 +30,15 @@ OVERWRITE_SAFE: set[str] = set()
 
 
 class Unsupported(Exception):
-    """The operation cannot carry a tangent by a rule; the message says which and why."""
+    """The operation cannot carry a tangent by a rule; the message says which and why.
+
+    Attributes:
+        module: what ran it in the forward, where that is known.
+    """
+
+    def __init__(self, reason: str, module: nn.Module | None = None) -> None:
+        super().__init__(reason)
+        self.module = module
 
 
 class Call:
@@ -107,13 +116,32 @@ def dual_numbers(call: Call) -> Push:
             if isinstance(tensor, Tensor):
                 call.keep(tensor)
 
+    module = running_module()
+
     def push(tangents: Tangents) -> Results:
         try:
             return _forward_derivative(again, primal, tangents)
         except NotImplementedError:
+            pass
+        try:
             return _double_backward(again, primal, tangents)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise Unsupported(f"{call.func} has neither a forward nor a second derivative", module) from error
 
     return push
+
+
+def running_module() -> nn.Module | None:
+    """The innermost module whose `forward` is being run by the caller."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_name == "forward" and isinstance(frame.f_locals.get("self"), nn.Module):
+            module: nn.Module = frame.f_locals["self"]
+            return module
+    return None
 
 
 @contextmanager

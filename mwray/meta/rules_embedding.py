@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mwray.meta.rules import Call, Push, Results, Tangents, rule, total
+from mwray.meta.rules import Call, Push, Results, Tangents, Unsupported, rule, total
 
 aten = torch.ops.aten
 MAXIMUM = 2
@@ -32,10 +32,11 @@ def embedding(call: Call) -> Push:
 @rule("_embedding_bag")
 def embedding_bag(call: Call) -> Push:
     """Sums and means are linear in the table, sums also in the samples' weights; a maximum takes the rows it took."""
-    indices, by_use = *call.read("indices"), call.arguments["scale_grad_by_freq"]
+    if call.arguments["scale_grad_by_freq"]:  # PyTorch's own gradient of it differs between versions
+        raise Unsupported(f"{call.func} has no tangent with scale_grad_by_freq")
     if call.arguments["mode"] == MAXIMUM:
         taken, sizes = call.keep(call.results[3]), call.keep(call.results[2])
-        return lambda tangents: _taken(_by_use(tangents["weight"], indices, by_use), taken, sizes)
+        return lambda tangents: _taken(tangents["weight"], taken, sizes)
     again = call.without("weight", "per_sample_weights")
     weights = call.read("per_sample_weights")[0] if "weight" in call.active else None
     table = call.read("weight")[0] if "per_sample_weights" in call.active else None
@@ -44,7 +45,7 @@ def embedding_bag(call: Call) -> Push:
         dtable, dweights = tangents.get("weight"), tangents.get("per_sample_weights")
         parts = []
         if dtable is not None:
-            parts.append(again(weight=_by_use(dtable, indices, by_use), per_sample_weights=weights)[0])
+            parts.append(again(weight=dtable, per_sample_weights=weights)[0])
         if dweights is not None:
             parts.append(again(weight=table, per_sample_weights=dweights)[0])
         return [total(parts)]

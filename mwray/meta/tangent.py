@@ -18,13 +18,24 @@ from torch import Tensor, nn
 
 from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
 from mwray.meta.held import held_by
+from mwray.meta.pull_backs import PullBacks, pulled_back_twice, without_hooks
 from mwray.meta.recompute import Recomputation, Recompute
+from mwray.meta.rules import Unsupported
 from mwray.meta.tape import Tape
 
 log = logging.getLogger("mwray")
 
-_failures: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_warned: set[type[nn.Module]] = set()
+Rung = type[ForwardMode] | type[PullBacks]
+"""What a model gets instead whose tape cannot be followed."""
+COSTS: dict[Rung, str] = {
+    ForwardMode: "runs the model again in forward-mode AD, which takes one forward more",
+    PullBacks: "is two pull-backs, one through the graph of the other, which take some six forwards more and twice the "
+    "memory of the training forward",
+}
+NAMES: dict[Rung, str] = {ForwardMode: "in forward-mode AD", PullBacks: "by two pull-backs"}
+
+_failures: WeakKeyDictionary[nn.Module, Rung] = WeakKeyDictionary()
+_warned: set[tuple[type[nn.Module], str]] = set()
 
 
 class Recording(Protocol):
@@ -62,13 +73,14 @@ class Recording(Protocol):
 def record(model: nn.Module, x: Tensor, recompute: Recompute = "cheap") -> Recording:
     """Run `model` on `x` [B, ...] once, keeping what a tangent pass needs; `recompute` is what `set_aside` gives back.
 
-    A model that does something through which the tangent cannot be followed gets a recording that runs it again on
-    dual numbers instead, slower by one forward; the logger "mwray" says so once for each class of model.
+    A model that does something through which the tangent cannot be followed gets, from the first tangent on, a slower
+    recording that needs less of it: dual numbers, or two pull-backs. The logger "mwray" says which, why, and what it
+    costs, once for each class of model and reason.
 
     Raises:
         ValueError: the model returns something else than one tensor.
     """
-    return ForwardMode(model, x) if model in _failures else Linearized(model, x, recompute)
+    return _failures[model](model, x) if model in _failures else Linearized(model, x, recompute)
 
 
 class Linearized:
@@ -93,22 +105,18 @@ class Linearized:
         # Weights that autocast had cast earlier would come to the tape without their history.
         torch.clear_autocast_cache()
         with torch.enable_grad(), torch.compiler.set_stance("force_eager"), self._tape:
-            self.outputs = single_tensor(model, model(x.detach()))
-        self._tape.finish(self.outputs)
-        if self._tape.failure:
-            _fall_back(model, self._tape.failure)
+            outputs = single_tensor(model, model(x.detach()))
+        self._tape.finish(outputs)
+        self.outputs = without_hooks(outputs)
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` along `direction`, as `Recording.tangent` says."""
         check_direction(self._model, self._parameters, direction)
         check_unchanged(self._parameters.values(), self._versions)
-        if self._tape.failure is None and self._tape.overwritten():
-            _fall_back(self._model, "it overwrites, in place, what its tangent needs")
-        if self._model in _failures or not all(self._parameters[name].requires_grad for name in direction):
-            tangent = self._replay.tangent(direction)
+        if not all(self._parameters[name].requires_grad for name in direction):
+            tangent = self._replay.tangent(direction)  # the tape begins at what has a gradient
         else:
-            with torch.no_grad(), torch.autocast(self.outputs.device.type, enabled=False):
-                tangent = self._tape.tangent(direction)
+            tangent = self._follow(direction)
         return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
 
     @contextmanager
@@ -125,14 +133,60 @@ class Linearized:
             with torch.autocast(self.outputs.device.type, enabled=False):
                 self._memory.restore()
 
+    def _follow(self, direction: Mapping[str, Tensor]) -> Tensor | None:
+        """Along the tape, or by the first rung below it that can."""
+        tape = self._tape
+        if tape.failure is not None:
+            return self._fall_back(direction, tape.failure, tape.failed_in)
+        if tape.overwritten():
+            return self._fall_back(direction, "it overwrites, in place, what its tangent needs", None)
+        try:
+            with torch.no_grad(), torch.autocast(self.outputs.device.type, enabled=False):
+                return tape.tangent(direction)
+        except Unsupported as refusal:
+            return self._fall_back(direction, str(refusal), refusal.module)
 
-def _fall_back(model: nn.Module, reason: str) -> None:
-    """Use dual numbers for `model` from now on, and say so once for its class."""
-    _failures[model] = reason
-    if type(model) not in _warned:
-        _warned.add(type(model))
-        log.warning(
-            "%s: its tangent pass runs the model again in forward-mode AD, which takes one forward more: %s",
-            type(model).__name__,
-            reason,
-        )
+    def _fall_back(self, direction: Mapping[str, Tensor], reason: str, module: nn.Module | None) -> Tensor | None:
+        """By the cheapest rung that can, which `record` takes for this model from now on.
+
+        Forward-mode AD never hears of a hook, and of a custom function what its author wrote down, if anything.
+        """
+        reason += _noticed_in(self._model, module)
+        order: dict[str, list[Rung]] = {
+            "": [ForwardMode, PullBacks],
+            "function": [PullBacks, ForwardMode],
+            "hook": [PullBacks],
+        }
+        refusals = ""
+        for rung in order[self._tape.unseen.kind]:
+            try:
+                tangent = self._by(rung, direction)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as refusal:  # a NotImplementedError is one
+                refusals += f"; {NAMES[rung]}: {str(refusal).splitlines()[0]}"
+            else:
+                _failures[self._model] = rung
+                _say_once(self._model, rung, reason)
+                return tangent
+        raise RuntimeError(f"{type(self._model).__name__} has no tangent pass: {reason}{refusals}")
+
+    def _by(self, rung: Rung, direction: Mapping[str, Tensor]) -> Tensor | None:
+        if rung is ForwardMode:
+            return self._replay.tangent(direction)
+        try:
+            return pulled_back_twice(self.outputs, self._parameters, direction, check=True)
+        except RuntimeError:  # such as fused attention, which cannot be differentiated twice: run without it
+            return pulled_back_twice(self._replay.outputs(), self._parameters, direction, check=True)
+
+
+def _say_once(model: nn.Module, rung: Rung, reason: str) -> None:
+    kind = type(model)
+    if (kind, reason) not in _warned:
+        _warned.add((kind, reason))
+        log.warning("%s: its tangent pass %s: %s", kind.__name__, COSTS[rung], reason)
+
+
+def _noticed_in(model: nn.Module, module: nn.Module | None) -> str:
+    names = [name for name, inner in model.named_modules() if inner is module and name]
+    return "" if module is None else f" (in {', '.join([*names, type(module).__name__])})"

@@ -7,21 +7,22 @@ model is traced or rewritten: control flow, hooks, shared modules and in-place a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mwray.meta import rules_exchange, rules_layers, rules_linear
+from mwray.meta import rules_embedding, rules_exchange, rules_layers, rules_linear
 from mwray.meta.operation import Operation, operation_of
 from mwray.meta.recompute import Recomputation
-from mwray.meta.rules import OVERWRITE_SAFE, RULES, Call, Push, Unsupported, dual_numbers
+from mwray.meta.rules import OVERWRITE_SAFE, RULES, Call, Push, Unsupported, dual_numbers, running_module
+from mwray.meta.unseen import HOOK, GradientHook, Unseen
 
-assert rules_exchange and rules_layers and rules_linear  # imported for the rules they register
+assert rules_embedding and rules_exchange and rules_layers and rules_linear  # imported for the rules they register
 
 Sources = dict[str, Any]
 """By argument name its slot (an int), or for an argument that is a list of tensors a list of slots and None."""
@@ -56,18 +57,22 @@ class Tape(TorchDispatchMode):
 
     Attributes:
         failure: why no tangent can be taken; None while it can.
+        failed_in: the module that ran when that was found, if there was one.
+        unseen: what the forward does that only its backward pass will show.
     """
 
     def __init__(self, leaves: Mapping[str, Tensor], memory: Recomputation) -> None:
         super().__init__()
         self._memory = memory
         self.failure: str | None = None
+        self.failed_in: nn.Module | None = None
+        self.unseen = Unseen()
         self._entries: list[Entry] = []
         self._dead: list[list[int]] = []  # for each entry, the slots that nobody reads after it
         # The weak reference keeps the storage's address from being given to another one, not its memory.
         self._slots: dict[int, tuple[StorageWeakRef, dict[Any, int]]] = {}
         self._count = 0
-        self._unknown = "it takes a tensor whose history is not known (custom function, or overlapping views)"
+        self._unknown: Unsupported | None = None  # why the last result without a slot has none
         self._leaves = {name: self._register(leaf) for name, leaf in leaves.items()}
         self._output: int | None = None
 
@@ -75,13 +80,17 @@ class Tape(TorchDispatchMode):
         """Run `func`, and note it down if the influence of a leaf passes through it."""
         kwargs = kwargs or {}
         # Autograd detaches results when it saves them; a detached tensor carries no gradient anyway.
-        if self.failure or func is torch.ops.aten.detach.default:
+        if func is torch.ops.aten.detach.default:
+            return func(*args, **kwargs)
+        operation = operation_of(func)
+        arguments = operation.bind(args, kwargs)
+        if torch.is_grad_enabled() or operation.ours:
+            self._look(arguments.values())
+        if self.failure:
             return func(*args, **kwargs)
         if types:
             self._fail(f"it works on tensors of type {types[0].__name__}")
         self._settle()
-        operation = operation_of(func)
-        arguments = operation.bind(args, kwargs)
         results = self._run(operation, dict(arguments), args, kwargs)
         self._memory.note(operation, arguments, results)
         return results
@@ -89,7 +98,7 @@ class Tape(TorchDispatchMode):
     def _run(self, operation: Operation, arguments: dict[str, Any], args: Any, kwargs: Any) -> Any:
         if not torch.is_grad_enabled() and not operation.ours:
             return operation.func(*args, **kwargs)  # autograd sees nothing of it: what is overwritten keeps its history
-        sources = self._sources(arguments)
+        sources = self._sources(operation, arguments)
         if sources and not self.failure:
             return self._note(operation, arguments, sources, args, kwargs)
         self._forget(operation, arguments)
@@ -97,11 +106,12 @@ class Tape(TorchDispatchMode):
 
     def finish(self, outputs: Tensor) -> None:
         """End the recording: `outputs` is what the forward gave."""
+        self._look([outputs])
         self._settle()
         if outputs.requires_grad and not self.failure:
             self._output = self._slot(outputs)
             if self._output is None:
-                self._fail(self._unknown)
+                self._lost("the history of its outputs is not known (overlapping views)")
         self._slots.clear()
         self._prune()
 
@@ -114,8 +124,14 @@ class Tape(TorchDispatchMode):
         )
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor | None:
-        """The tangent of the outputs for tangents of the leaves (missing: zero); None if it is zero."""
+        """The tangent of the outputs for tangents of the leaves (missing: zero); None if it is zero.
+
+        Raises:
+            Unsupported: an operation has no derivative, or a gradient's hook is met that may change it.
+        """
         live = {slot: direction[name] for name, slot in self._leaves.items() if name in direction}
+        hooks = self.unseen.hooks()
+        _refuse(hooks, live)
         for entry, dead in zip(self._entries, self._dead, strict=True):
             tangents = _gathered(entry.sources, live)
             if tangents:
@@ -123,6 +139,7 @@ class Tape(TorchDispatchMode):
                 listed = [results] if isinstance(results, Tensor) else results
                 for target, tangent in zip(entry.targets, listed, strict=False):
                     if target is not None and tangent is not None:
+                        _refuse(hooks, [target.slot])
                         assert tangent.shape == target.shape
                         live[target.slot] = tangent.to(target.dtype)
             for slot in dead:
@@ -142,13 +159,19 @@ class Tape(TorchDispatchMode):
                 raise Unsupported(f"{operation.func} overwrites its argument")
             push = RULES.get(operation.name, dual_numbers)(call)
         except Unsupported as reason:
-            self._unknown = str(reason)  # its results stay unregistered, which matters only if a gradient needs them
+            # Its results stay unregistered, which matters only if a gradient needs them.
+            self._unknown = Unsupported(str(reason), running_module())
         else:
             targets = [self._target(result) for result in call.results]
             self._entries.append(Entry(push, sources, targets, call.kept, []))
         return results
 
-    def _sources(self, arguments: dict[str, Any]) -> Sources:
+    def _look(self, arguments: Iterable[Any]) -> None:
+        reason = self.unseen.look(arguments, self._slot)
+        if reason is not None:
+            self._fail(reason)
+
+    def _sources(self, operation: Operation, arguments: dict[str, Any]) -> Sources:
         sources: Sources = {}
         for name, value in arguments.items():
             if isinstance(value, Tensor):
@@ -159,7 +182,7 @@ class Tape(TorchDispatchMode):
                 if any(isinstance(v, Tensor) and v.requires_grad and self._slot(v) is None for v in value):
                     sources[name] = None
             if name in sources and sources[name] is None:
-                self._fail(self._unknown)
+                self._lost(f"{operation.func} takes a tensor of unknown history (overlapping views)")
         return sources
 
     def _target(self, result: Any) -> Target | None:
@@ -203,9 +226,23 @@ class Tape(TorchDispatchMode):
         self._entries = entries[::-1]
         self._dead.reverse()
 
-    def _fail(self, reason: str) -> None:
-        self.failure = self.failure or reason
+    def _lost(self, found: str) -> None:
+        """Fail for a tensor without a slot, by the reason that the operation gave from which it came, if one did."""
+        if self._unknown is None:
+            self._fail(found)
+        else:
+            self._fail(str(self._unknown), self._unknown.module)
+
+    def _fail(self, reason: str, module: nn.Module | None = None) -> None:
+        if self.failure is None:
+            self.failure, self.failed_in = reason, module or running_module()
         self._entries.clear()
+
+
+def _refuse(hooks: Mapping[int | None, GradientHook], slots: Iterable[int]) -> None:
+    for slot in slots:
+        if slot in hooks:
+            raise Unsupported(HOOK, hooks[slot].module)
 
 
 def _reads_no_input(name: str, sources: Sources) -> bool:

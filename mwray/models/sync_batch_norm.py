@@ -20,6 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mwray.worker import Worker
 
+ONCE = (
+    "model.batch_norm is 'synchronized', and this network needs dual numbers or a second derivative for its tangent "
+    "pass, which cannot cross workers; 'local' would do"
+)
+
 _teams: WeakValueDictionary[int, Worker] = WeakValueDictionary()
 
 
@@ -46,7 +51,7 @@ class SyncBatchNorm(_BatchNorm):
     Every worker has to run the same layers in the same order, in every forward, backward and tangent pass.
 
     Raises:
-        ValueError: it is to be differentiated by dual numbers: the exchange has no such form.
+        ValueError: it is to be differentiated by dual numbers, or twice: the exchange has no such form.
     """
 
     def __init__(self, local: _BatchNorm, team: int) -> None:
@@ -68,10 +73,7 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training and self.running_mean is not None:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if forward_ad.unpack_dual(x).tangent is not None:
-            raise ValueError(
-                "model.batch_norm is 'synchronized', and this network needs dual numbers for its tangent pass, which "
-                "cannot cross workers; 'local' would do"
-            )
+            raise ValueError(ONCE)
         weight = x.new_ones(self.num_features) if self.weight is None else self.weight
         bias = x.new_zeros(self.num_features) if self.bias is None else self.bias
         y, mean, rstd = torch.ops.mwray.sync_batch_norm(x, weight, bias, self.eps, self.team)
@@ -123,6 +125,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, dy: Tensor, dmean: Tensor | None, drstd: Tensor | None) -> tuple[Tensor | None, ...]:
     """Of the loss over all workers by this worker's x, and of its own loss by weight and bias (averaged later)."""
     x, weight, mean, rstd = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        raise ValueError(ONCE)  # the exchange would count as a constant
     dx, dweight, dbias = centred(dy, x, mean, rstd, ctx.team)
     dx = (dx * _across(weight * rstd, dx)).to(x.dtype)
     return dx, dweight.to(weight.dtype), dbias.to(weight.dtype), None, None

@@ -270,8 +270,7 @@ TABLES: dict[str, dict[str, int | bool | str]] = {
     "by frequency": {"scale_grad_by_freq": True},
     "both": {"padding_idx": 2, "scale_grad_by_freq": True},
     "bags": {"mode": "sum", "padding_idx": 2},
-    "bags by frequency": {"mode": "sum", "scale_grad_by_freq": True},
-    "means by frequency": {"mode": "mean", "scale_grad_by_freq": True, "padding_idx": 2},
+    "means": {"mode": "mean", "padding_idx": 2},
 }
 
 

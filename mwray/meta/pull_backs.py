@@ -1,0 +1,107 @@
+"""Tangent of any module by two pull-backs: what autograd does backwards, itself differentiated backwards.
+
+The pull-back J'c of a forward is linear in c, so that its own pull-back along a direction v is J v. Reverse mode is
+what defines the meta-gradient, and here it is all there is: a custom `autograd.Function` counts by its backward and a
+gradient hook by what it returns, neither of which forward-mode AD sees. It costs a graph of the graph, in memory and
+in time.
+
+A backward that is not linear (a hook that clips) has no such tangent, and one that cannot be differentiated
+(`once_differentiable`, NumPy inside) can come out as zero without a word. Both show in <c, J v> = <J'c, v>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mwray.meta.forward_mode import check_direction, check_unchanged, single_tensor
+
+
+class PullBacks:
+    """A recorded forward of `model` on `x` whose tangent pulls back twice through the graph of the forward.
+
+    Attributes:
+        outputs: model(x), attached to the graph of the model's parameters; buffers moved once, as by any forward.
+
+    Raises:
+        ValueError: the model returns something else than one tensor.
+    """
+
+    outputs: Tensor
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self._model, self._parameters = model, dict(model.named_parameters())
+        self._versions = [parameter._version for parameter in self._parameters.values()]
+        # Neither fused attention nor what torch.compile makes can be differentiated twice.
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+            self.outputs = without_hooks(single_tensor(model, model(x.detach())))
+
+    def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
+        """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.
+
+        Args:
+            direction: by the model's parameter names, each shaped like its parameter; a missing name means zero, and
+                so does the name of a parameter without a gradient.
+
+        Raises:
+            ValueError: a name that the model does not have, or a wrong shape.
+            RuntimeError: the parameters have been changed since the forward, or a part of the model cannot be
+                differentiated twice.
+        """
+        check_direction(self._model, self._parameters, direction)
+        check_unchanged(self._parameters.values(), self._versions)
+        return pulled_back_twice(self.outputs, self._parameters, direction)
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """Nothing is known of what the forward made: it all stays."""
+        return nullcontext()
+
+
+def without_hooks(outputs: Tensor) -> Tensor:
+    """The same tensor below which its own hooks lie: what pulls back from it runs them once, what ends at it never."""
+    return outputs.view_as(outputs) if outputs._backward_hooks else outputs
+
+
+def pulled_back_twice(
+    outputs: Tensor, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], check: bool = False
+) -> Tensor:
+    """J v for `direction` v, by names of `parameters`, through the graph of `outputs`, which stays as it is.
+
+    Raises:
+        RuntimeError: a backward cannot be differentiated, or with `check` (which waits for the device) gives the lie
+            to J v.
+    """
+    moving = {name: v for name, v in direction.items() if parameters[name].requires_grad}
+    if not moving or not outputs.requires_grad:
+        return torch.zeros_like(outputs)
+    with torch.enable_grad(), torch.autocast(outputs.device.type, enabled=False):
+        cotangent = _cotangent(outputs)
+        pulled = torch.autograd.grad(
+            outputs, [parameters[name] for name in moving], cotangent, create_graph=True, materialize_grads=True
+        )
+        reached = [(p, v) for p, v in zip(pulled, moving.values(), strict=True) if p.requires_grad]
+        tangent = torch.zeros_like(outputs)
+        if reached:
+            ends, along = zip(*reached, strict=True)
+            (tangent,) = torch.autograd.grad(ends, cotangent, along, materialize_grads=True)
+    if check:
+        _check(cotangent.detach() * tangent, [p.detach() * v for p, v in zip(pulled, moving.values(), strict=True)])
+    return tangent
+
+
+def _cotangent(outputs: Tensor) -> Tensor:
+    """Of the size that gradients of a mean loss have, and no random numbers: those belong to the training."""
+    wave = torch.arange(outputs.numel(), device=outputs.device, dtype=torch.float32).sin()
+    return (wave.view(outputs.shape) / max(len(outputs), 1)).to(outputs.dtype).requires_grad_()
+
+
+def _check(pushed: Tensor, pulled: list[Tensor]) -> None:
+    """Whether the terms of <c, J v> and of <J'c, v> have the same sum, but for what bfloat16 rounds."""
+    one, two = pushed.double().flatten(), torch.cat([terms.double().flatten() for terms in pulled])
+    scale = max(float(one.norm()), float(two.norm()), abs(float(two.sum())))
+    if not abs(float(one.sum() - two.sum())) <= 0.05 * scale:
+        raise RuntimeError("a backward in it is not linear in the gradient, or cannot be differentiated")
