@@ -8,6 +8,11 @@ from typing import Any
 
 import torch
 
+RESIZING = frozenset({"resize", "resize_as", "set"})
+"""What PyTorch calls a view made in place, although memory may be lost by it."""
+OVERLOADS = {"transpose": "int"}
+"""Of functional forms, where it is not called as that of the form in place."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -19,6 +24,7 @@ class Operation:
     defaults: dict[str, Any]
     written: list[str]
     in_place: bool
+    reshapes: bool = False  # turns its argument into a view of itself: the memory stays as it was
 
     @property
     def ours(self) -> bool:
@@ -46,5 +52,8 @@ def operation_of(func: Any) -> Operation:
     functional = func
     if in_place:
         name = name[:-1]
-        functional = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
+        packet = getattr(torch.ops.aten, name, None)
+        functional = getattr(packet, OVERLOADS.get(name, func._overloadname), None)
+    if in_place and functional is not None and name not in RESIZING and torch.Tag.inplace_view in func.tags:
+        return Operation(func, functional, name, defaults, [], in_place=False, reshapes=True)
     return Operation(func, functional, name, defaults, written, in_place)

@@ -151,6 +151,8 @@ class Tape(TorchDispatchMode):
         self._forget(operation, arguments)
         if operation.in_place and not _reads_no_input(operation.name, sources):
             arguments["self"] = arguments["self"].clone()
+        if operation.reshapes:
+            arguments["self"] = arguments["self"].detach()  # which keeps its shape
         results = operation.func(*args, **kwargs)
         call = Call(operation.functional, arguments, set(sources))
         call.results = list(results) if isinstance(results, (list, tuple)) else [results]

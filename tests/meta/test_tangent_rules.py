@@ -103,6 +103,10 @@ SHAPES: dict[str, Function] = {
     "double": lambda a: a.float().double() * a,
     "einsum": lambda a: torch.einsum("ij,kj->ik", a, a.sin()),
     "as strided": lambda a: a.as_strided((2, 2), (4, 1)).sin(),
+    "transposed in place": lambda a: a.transpose_(0, 1).sin() @ a.t(),
+    "views in place": lambda a: a.t_().unsqueeze_(1).squeeze_(1).unsqueeze_(0).squeeze_() * a,
+    "as strided in place": lambda a: a.as_strided_((2, 2), (4, 1)).sin(),
+    "one of two views changed in place": lambda a: a[1:].t_().sin() @ a[1:],
     "slice written to": lambda a: torch.zeros(3, 6, dtype=a.dtype).index_copy(1, torch.tensor([1, 2, 4, 5]), a),
 }
 

@@ -102,6 +102,16 @@ def test_trainings_together_come_to_what_each_comes_to_alone(mode, tmp_path, dou
         assert state_distance(apart, together) < 1e-9
 
 
+def test_trainings_in_half_precision_are_stacked_without_a_fallback(tmp_path, caplog):
+    """Pooling to one pixel with channels innermost changes a stride in place, on one training's slice after another."""
+    trainings = experiments([{"seed": 1}, {"seed": 2, "optimizer.lr": 0.05}], precision="bf16", epochs=1)
+    runs, ended = both(tmp_path, trainings, at_once=2)
+    assert all(end.error is None for end in ended)
+    assert "tangent pass" not in caplog.text
+    for apart, together in runs:
+        assert state_distance(apart, together) < 0.1
+
+
 def test_a_training_goes_on_together_where_it_was_left_alone_and_the_other_way_round(tmp_path, double):
     trainings = experiments(DIFFERENT[:3], **{"model.name": "tests.pack.networks:AnyPrecision"})
     runs, _ = both(tmp_path, trainings, at_once=3)
