@@ -41,7 +41,7 @@ class Replay:
         with self._surroundings(), torch.no_grad(), dual_level():
             state = self._state()
             for name, parameter in self._model.named_parameters():
-                primal = parameter.detach()
+                primal = parameter.detach().clone()  # which the forward may write to
                 state[name] = forward_ad.make_dual(primal, direction[name]) if name in direction else primal
             outputs = torch.func.functional_call(self._model, state, (self._x,))
             return forward_ad.unpack_dual(outputs).tangent
@@ -88,10 +88,11 @@ class ForwardMode:
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         self._model, self._replay = model, Replay(model, x)
         self._parameters = dict(model.named_parameters())
-        self._versions = [parameter._version for parameter in self._parameters.values()]
         # Fused attention kernels draw dropout masks that the replay could not draw again.
         with sdpa_kernel(SDPBackend.MATH):
             self.outputs = single_tensor(model, model(x.detach()))
+        # From here on: a forward may constrain its weights in place.
+        self._versions = [parameter._version for parameter in self._parameters.values()]
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.

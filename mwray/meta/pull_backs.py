@@ -35,10 +35,11 @@ class PullBacks:
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         self._model, self._parameters = model, dict(model.named_parameters())
-        self._versions = [parameter._version for parameter in self._parameters.values()]
         # Neither fused attention nor what torch.compile makes can be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
             self.outputs = without_hooks(single_tensor(model, model(x.detach())))
+        # From here on: a forward may constrain its weights in place.
+        self._versions = [parameter._version for parameter in self._parameters.values()]
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.

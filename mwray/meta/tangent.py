@@ -99,7 +99,6 @@ class Linearized:
     def __init__(self, model: nn.Module, x: Tensor, recompute: Recompute = "cheap") -> None:
         self._model, self._replay = model, Replay(model, x)
         self._parameters = dict(model.named_parameters())
-        self._versions = [parameter._version for parameter in self._parameters.values()]
         self._memory = Recomputation(recompute)
         self._tape = Tape({name: p for name, p in self._parameters.items() if p.requires_grad}, self._memory)
         # Weights that autocast had cast earlier would come to the tape without their history.
@@ -108,6 +107,8 @@ class Linearized:
             outputs = single_tensor(model, model(x.detach()))
         self._tape.finish(outputs)
         self.outputs = without_hooks(outputs)
+        # From here on: a forward may constrain its weights in place.
+        self._versions = [parameter._version for parameter in self._parameters.values()]
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` along `direction`, as `Recording.tangent` says."""
