@@ -156,7 +156,8 @@ def group_norm(call: Call) -> Push:
         parts: list[Tensor | None] = []
         if t is not None:
             mask = [True, False, False]
-            jt = aten.native_group_norm_backward(t.contiguous(), x, mean, rstd, None, n, c, hxw, groups, mask)[0]
+            t = _laid_out_as(x, t)  # PyTorch 2.11 reads it as if it were, without a word
+            jt = aten.native_group_norm_backward(t, x, mean, rstd, None, n, c, hxw, groups, mask)[0]
             parts.append(jt if gamma is None else jt * gamma.view(across))
         if dgamma is not None:
             grouped = x.reshape(n, groups, -1)
@@ -167,6 +168,10 @@ def group_norm(call: Call) -> Push:
         return [total(parts), None, None]
 
     return push
+
+
+def _laid_out_as(x: Tensor, t: Tensor) -> Tensor:
+    return t if t.stride() == x.stride() else torch.empty_like(x, dtype=t.dtype).copy_(t)
 
 
 @rule("max_pool2d_with_indices", "adaptive_max_pool2d", "max_pool3d_with_indices", "adaptive_max_pool3d")
