@@ -129,6 +129,26 @@ def test_a_mount_that_goes_away_is_waited_for_and_nothing_is_written_in_its_plac
     assert list(place.iterdir()) == []
 
 
+def test_a_mount_that_turns_read_only_is_waited_for(experiment, alone, tmp_path, caplog):
+    disk, place = tmp_path / "disk", tmp_path / "place"
+    disk.mkdir()
+
+    def mount(*more):
+        for command in (["umount", "-l"], ["mount", "--bind", str(disk)], *more):
+            subprocess.run([*command, str(place)], check=True)
+
+    with mounted(place, "--bind", str(disk)):
+
+        def read_only_for_a_second():
+            mount(["mount", "-o", "remount,bind,ro"])
+            threading.Timer(1.0, mount).start()
+
+        sinks = [TensorBoardSink(), ArraysSink()]
+        train(experiment, place / "run", worker=Doing(2, read_only_for_a_second), sinks=sinks)
+        same_bits(disk / "run", alone)
+        assert "Read-only file system; trying again" in caplog.text and "storage works again" in caplog.text
+
+
 def test_a_damaged_newest_checkpoint_costs_one_epoch_and_is_named(experiment, alone, tmp_path, caplog):
     def stop():
         raise KeyboardInterrupt
