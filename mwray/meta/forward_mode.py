@@ -73,26 +73,40 @@ class Replay:
                 torch.backends.mha.set_fastpath_enabled(fast)
 
 
-class ForwardMode:
-    """A recorded forward of `model` on `x` whose tangent runs the model again on dual numbers.
+class Whole:
+    """A forward of which no operation was noted down.
 
     Attributes:
         outputs: model(x), attached to the graph of the model's parameters; buffers moved once, as by any forward.
+    """
+
+    def __init__(self, model: nn.Module, outputs: Tensor) -> None:
+        self._model, self.outputs = model, outputs
+        self._parameters = dict(model.named_parameters())
+        # From here on: a forward may constrain its weights in place.
+        self._versions = [parameter._version for parameter in self._parameters.values()]
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """Nothing is known of what the forward made: it all stays."""
+        return nullcontext()
+
+    def _check(self, direction: Mapping[str, Tensor]) -> None:
+        check_direction(self._model, self._parameters, direction)
+        check_unchanged(self._parameters.values(), self._versions)
+
+
+class ForwardMode(Whole):
+    """A recorded forward of `model` on `x` whose tangent runs the model again on dual numbers.
 
     Raises:
         ValueError: the model returns something else than one tensor.
     """
 
-    outputs: Tensor
-
     def __init__(self, model: nn.Module, x: Tensor) -> None:
-        self._model, self._replay = model, Replay(model, x)
-        self._parameters = dict(model.named_parameters())
+        self._replay = Replay(model, x)
         # Fused attention kernels draw dropout masks that the replay could not draw again.
         with sdpa_kernel(SDPBackend.MATH):
-            self.outputs = single_tensor(model, model(x.detach()))
-        # From here on: a forward may constrain its weights in place.
-        self._versions = [parameter._version for parameter in self._parameters.values()]
+            super().__init__(model, single_tensor(model, model(x.detach())))
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.
@@ -104,14 +118,9 @@ class ForwardMode:
             ValueError: a name that the model does not have, or a wrong shape.
             RuntimeError: the parameters have been changed since the forward.
         """
-        check_direction(self._model, self._parameters, direction)
-        check_unchanged(self._parameters.values(), self._versions)
+        self._check(direction)
         tangent = self._replay.tangent(direction)
         return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
-
-    def set_aside(self) -> AbstractContextManager[None]:
-        """Nothing is known of what the forward made: it all stays."""
-        return nullcontext()
 
 
 def single_tensor(model: nn.Module, outputs: object) -> Tensor:

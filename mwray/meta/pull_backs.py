@@ -12,34 +12,25 @@ A backward that is not linear (a hook that clips) has no such tangent, and one t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mwray.meta.forward_mode import check_direction, check_unchanged, single_tensor
+from mwray.meta.forward_mode import Whole, single_tensor
 
 
-class PullBacks:
+class PullBacks(Whole):
     """A recorded forward of `model` on `x` whose tangent pulls back twice through the graph of the forward.
-
-    Attributes:
-        outputs: model(x), attached to the graph of the model's parameters; buffers moved once, as by any forward.
 
     Raises:
         ValueError: the model returns something else than one tensor.
     """
 
-    outputs: Tensor
-
     def __init__(self, model: nn.Module, x: Tensor) -> None:
-        self._model, self._parameters = model, dict(model.named_parameters())
         # Neither fused attention nor what torch.compile makes can be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-            self.outputs = without_hooks(single_tensor(model, model(x.detach())))
-        # From here on: a forward may constrain its weights in place.
-        self._versions = [parameter._version for parameter in self._parameters.values()]
+            super().__init__(model, without_hooks(single_tensor(model, model(x.detach()))))
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.
@@ -53,13 +44,8 @@ class PullBacks:
             RuntimeError: the parameters have been changed since the forward, or a part of the model cannot be
                 differentiated twice.
         """
-        check_direction(self._model, self._parameters, direction)
-        check_unchanged(self._parameters.values(), self._versions)
+        self._check(direction)
         return pulled_back_twice(self.outputs, self._parameters, direction)
-
-    def set_aside(self) -> AbstractContextManager[None]:
-        """Nothing is known of what the forward made: it all stays."""
-        return nullcontext()
 
 
 def without_hooks(outputs: Tensor) -> Tensor:
