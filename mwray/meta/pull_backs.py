@@ -6,7 +6,7 @@ gradient hook by what it returns, neither of which forward-mode AD sees. It cost
 in time.
 
 A backward that is not linear (a hook that clips) has no such tangent, and one that cannot be differentiated
-(`once_differentiable`, NumPy inside) can come out as zero without a word. Both show in <c, J v> = <J'c, v>.
+(`once_differentiable`, NumPy inside) can come out as zero without a word: `mwray.meta.duality` finds both.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mwray.meta.duality import wave
 from mwray.meta.forward_mode import Whole, single_tensor
 
 
@@ -53,42 +54,23 @@ def without_hooks(outputs: Tensor) -> Tensor:
     return outputs.view_as(outputs) if outputs._backward_hooks else outputs
 
 
-def pulled_back_twice(
-    outputs: Tensor, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], check: bool = False
-) -> Tensor:
+def pulled_back_twice(outputs: Tensor, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Tensor:
     """J v for `direction` v, by names of `parameters`, through the graph of `outputs`, which stays as it is.
 
     Raises:
-        RuntimeError: a backward cannot be differentiated, or with `check` (which waits for the device) gives the lie
-            to J v.
+        RuntimeError: a backward cannot be differentiated.
     """
     moving = {name: v for name, v in direction.items() if parameters[name].requires_grad}
     if not moving or not outputs.requires_grad:
         return torch.zeros_like(outputs)
     with torch.enable_grad(), torch.autocast(outputs.device.type, enabled=False):
-        cotangent = _cotangent(outputs)
+        c = wave(outputs).requires_grad_()
         pulled = torch.autograd.grad(
-            outputs, [parameters[name] for name in moving], cotangent, create_graph=True, materialize_grads=True
+            outputs, [parameters[name] for name in moving], c, create_graph=True, materialize_grads=True
         )
         reached = [(p, v) for p, v in zip(pulled, moving.values(), strict=True) if p.requires_grad]
         tangent = torch.zeros_like(outputs)
         if reached:
             ends, along = zip(*reached, strict=True)
-            (tangent,) = torch.autograd.grad(ends, cotangent, along, materialize_grads=True)
-    if check:
-        _check(cotangent.detach() * tangent, [p.detach() * v for p, v in zip(pulled, moving.values(), strict=True)])
+            (tangent,) = torch.autograd.grad(ends, c, along, materialize_grads=True)
     return tangent
-
-
-def _cotangent(outputs: Tensor) -> Tensor:
-    """Of the size that gradients of a mean loss have, and no random numbers: those belong to the training."""
-    wave = torch.arange(outputs.numel(), device=outputs.device, dtype=torch.float32).sin()
-    return (wave.view(outputs.shape) / max(len(outputs), 1)).to(outputs.dtype).requires_grad_()
-
-
-def _check(pushed: Tensor, pulled: list[Tensor]) -> None:
-    """Whether the terms of <c, J v> and of <J'c, v> have the same sum, but for what bfloat16 rounds."""
-    one, two = pushed.double().flatten(), torch.cat([terms.double().flatten() for terms in pulled])
-    scale = max(float(one.norm()), float(two.norm()), abs(float(two.sum())))
-    if not abs(float(one.sum() - two.sum())) <= 0.05 * scale:
-        raise RuntimeError("a backward in it is not linear in the gradient, or cannot be differentiated")

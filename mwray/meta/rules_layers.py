@@ -127,12 +127,15 @@ def layer_norm(call: Call) -> Push:
     shape = call.arguments["normalized_shape"]
     mean, rstd = call.keep(call.results[1]), call.keep(call.results[2])
     mask = [True, False, False]
+    # The CPU's kernel takes float32 statistics beside bfloat16 images only where there is a float32 weight as well.
+    mixed = x.device.type == "cpu" and x.dtype != mean.dtype
 
     def push(tangents: Tangents) -> Results:
         t, dgamma, dbeta = (tangents.get(name) for name in ("input", "weight", "bias"))
         parts: list[Tensor | None] = []
         if t is not None:
-            jt = aten.native_layer_norm_backward(t, x, shape, mean, rstd, None, None, mask)[0]
+            ones = torch.ones(shape, dtype=mean.dtype) if mixed else None
+            jt = aten.native_layer_norm_backward(t, x, shape, mean, rstd, ones, None, mask)[0]
             parts.append(jt if gamma is None else jt * gamma)
         if dgamma is not None:
             parts.append((x - mean) * rstd * dgamma)

@@ -8,14 +8,16 @@ along one direction in the parameters. So no graph of a graph is built: `record`
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from mwray.meta.duality import ALLOWED, defect
 from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
 from mwray.meta.held import held_by
 from mwray.meta.pull_backs import PullBacks, pulled_back_twice, without_hooks
@@ -34,7 +36,11 @@ COSTS: dict[Rung, str] = {
 }
 NAMES: dict[Rung, str] = {ForwardMode: "in forward-mode AD", PullBacks: "by two pull-backs"}
 
+HIDDEN = "its backward pass does what no operation of its forward shows, as a hook of a grad_fn can"
+
 _failures: WeakKeyDictionary[nn.Module, Rung] = WeakKeyDictionary()
+_agreed: WeakSet[nn.Module] = WeakSet()
+"""Models whose tangent was found to be that of their backward pass."""
 _warned: set[tuple[type[nn.Module], str]] = set()
 
 
@@ -143,11 +149,25 @@ class Linearized:
             return self._fall_back(direction, "it overwrites, in place, what its tangent needs", None)
         try:
             with torch.no_grad(), torch.autocast(self.outputs.device.type, enabled=False):
-                return tape.tangent(direction)
+                tangent = tape.tangent(direction)
         except Unsupported as refusal:
             return self._fall_back(direction, str(refusal), refusal.module)
+        if self._model not in _agreed and not self._agrees(tangent, direction):
+            return self._fall_back(direction, HIDDEN, None, "hook")
+        return tangent
 
-    def _fall_back(self, direction: Mapping[str, Tensor], reason: str, module: nn.Module | None) -> Tensor | None:
+    def _agrees(self, tangent: Tensor | None, direction: Mapping[str, Tensor]) -> bool:
+        """Whether a backward pass bears the tangent out; true too where numbers that are not finite tell nothing."""
+        if self.outputs.is_cuda and torch.cuda.is_current_stream_capturing():
+            return True
+        found = defect(self.outputs, self._parameters, direction, tangent)
+        if found <= ALLOWED:
+            _agreed.add(self._model)
+        return not math.isfinite(found) or found <= ALLOWED
+
+    def _fall_back(
+        self, direction: Mapping[str, Tensor], reason: str, module: nn.Module | None, kind: str | None = None
+    ) -> Tensor | None:
         """By the cheapest rung that can, which `record` takes for this model from now on.
 
         Forward-mode AD never hears of a hook, and of a custom function what its author wrote down, if anything.
@@ -159,9 +179,11 @@ class Linearized:
             "hook": [PullBacks],
         }
         refusals = ""
-        for rung in order[self._tape.unseen.kind]:
+        for rung in order[kind or self._tape.unseen.kind]:
             try:
                 tangent = self._by(rung, direction)
+                if not self._agrees(tangent, direction):
+                    raise RuntimeError("a backward pass gives it the lie")
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as refusal:  # a NotImplementedError is one
@@ -176,9 +198,9 @@ class Linearized:
         if rung is ForwardMode:
             return self._replay.tangent(direction)
         try:
-            return pulled_back_twice(self.outputs, self._parameters, direction, check=True)
+            return pulled_back_twice(self.outputs, self._parameters, direction)
         except RuntimeError:  # such as fused attention, which cannot be differentiated twice: run without it
-            return pulled_back_twice(self._replay.outputs(), self._parameters, direction, check=True)
+            return pulled_back_twice(self._replay.outputs(), self._parameters, direction)
 
 
 def _say_once(model: nn.Module, rung: Rung, reason: str) -> None:

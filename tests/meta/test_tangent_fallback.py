@@ -144,6 +144,29 @@ class Attention(nn.Module):
         return self.head(Reversed.apply(self.layer(self.body(x.transpose(1, 2).flatten(2)))).mean(1))
 
 
+def on_its_node(x: Tensor) -> Tensor:
+    """No tensor shows this hook, and no operation sees it."""
+    if x.grad_fn is not None:
+        x.grad_fn.register_hook(lambda to_inputs, to_outputs: tuple(None if g is None else -g for g in to_inputs))
+    return x
+
+
+def before_its_node(x: Tensor) -> Tensor:
+    if x.grad_fn is not None:
+        x.grad_fn.register_prehook(lambda to_outputs: tuple(0.5 * g for g in to_outputs))
+    return x
+
+
+class Late(Between):
+    """A hook that its tensor gets when all operations on it are done."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x.flatten(1)) * 1
+        outputs = self.head(hidden)
+        negated(hidden)
+        return outputs
+
+
 HIDDEN = {
     "reversed": (lambda: Between(Reversed.apply), "Reversed is a custom function (in head, Linear)"),
     "scaled": (lambda: Between(Scaled.apply), "Scaled is a custom function (in head, Linear)"),
@@ -155,6 +178,9 @@ HIDDEN = {
     "hook on outputs": (lambda: Between(negated, last=True), "a backward hook"),
     "hook of a module": (hooked_module, "a backward hook"),
     "hook of a weight": (hooked_weight, "a backward hook may change its gradient (in body, Linear)"),
+    "hook of a grad_fn": (lambda: Between(on_its_node), "its backward pass does what no operation"),
+    "hook before a grad_fn": (lambda: Between(before_its_node), "its backward pass does what no operation"),
+    "hook after the last use": (lambda: Late(None), "its backward pass does what no operation"),
     "attention": (Attention, "Reversed is a custom function"),
 }
 
@@ -259,7 +285,8 @@ def test_hooks_that_only_look_keep_the_tape(caplog):
     mwn = MetaWeightNet(model, torch.optim.SGD(model.parameters(), lr=0.1), WeightNet("1-10-1").double())
     for _ in range(2):
         mwn.step(*((images(n), torch.randint(5, (n,))) for n in (8, 6)))
-    assert len(seen) == 10 and not caplog.records  # two pull-backs a step through both, and one of the meta batch
+    # Two pull-backs a step through both, one of the meta batch, and one that holds the first tangent to account.
+    assert len(seen) == 12 and not caplog.records
     model.body.weight.register_hook(lambda gradient: 2 * gradient)
     mwn.step(*((images(n), torch.randint(5, (n,))) for n in (8, 6)))
     assert "a backward hook may change its gradient (in body, Linear)" in caplog.text

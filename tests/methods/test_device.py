@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mwray.meta import tangent
 from mwray.train.graphs import Graphs
 from mwray.train.loop import Session
 from mwray.worker import LocalWorker
@@ -47,6 +48,7 @@ def session(case, tmp_path, **values) -> Session:
 def test_no_step_waits_for_the_device(case, tmp_path):
     """Cropping, updating and tracking; between epochs the host may look."""
     one = session(case, tmp_path, model__name="small", data__augment=True)
+    tangent._agreed.update(networks(one.method))  # a model's first tangent is held to a backward pass, by the host
     for epoch in range(EPOCHS):
         one.tracker.reset()
         one.method.epoch_start(epoch)
