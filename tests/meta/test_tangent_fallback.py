@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mwray import MetaWeightNet
 from mwray.meta import tangent as tangent_module
-from mwray.meta.forward_mode import ForwardMode
 from mwray.meta.pull_backs import PullBacks
 from mwray.meta.tangent import Linearized, record
 from mwray.meta.unseen import GradientHook
@@ -307,45 +306,6 @@ def looked_at(x: Tensor, seen: list[Tensor]) -> Tensor:
     if x.requires_grad:
         x.register_hook(seen.append)
     return x
-
-
-class MaxNorm(nn.Module):
-    """Rows of the weight are kept short, in place and beside the graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(768, 8), nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            self.body.weight.copy_(self.body.weight.renorm(2, 0, 0.4))
-        return self.head(self.body(x.flatten(1)).tanh())
-
-
-def test_weights_constrained_in_the_forward(caplog):
-    model, weight_net = MaxNorm().double(), WeightNet("1-10-1").double()
-    batch, meta = ((images(n), torch.randint(5, (n,))) for n in (8, 6))
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    twins = copy.deepcopy((model, weight_net))
-    _, expected = oracle.meta_gradient(twins[0], sgd, twins[1], batch, meta, "normalized", "sgd")
-    MetaWeightNet(model, sgd, weight_net).step(batch, meta)
-    for p, b in zip(weight_net.parameters(), expected, strict=True):
-        assert (p.grad - b).norm() <= 1e-11 * b.norm()
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("kind", [Linearized, ForwardMode, PullBacks])
-def test_a_constraint_in_the_forward_is_no_change_after_it(kind):
-    model, x = MaxNorm().double(), images()
-    recording = kind(model, x)
-    weight = model.body.weight.detach().clone()
-    recording.tangent(random_direction(model))
-    assert recording.tangent(random_direction(model)).shape == (6, 5)
-    assert torch.equal(model.body.weight, weight)
-    with torch.no_grad():
-        model.body.weight.mul_(2)
-    with pytest.raises(RuntimeError, match="before the optimiser steps"):
-        recording.tangent({})
 
 
 def test_synchronized_statistics_are_not_differentiated_twice():
