@@ -150,7 +150,7 @@ def on_dual_numbers(task: Task) -> Step:
     step = ours()(task)
 
     def patched() -> None:
-        with mock.patch("mwray.meta.step.record", lambda model, x, recompute: ForwardMode(model, x)):
+        with mock.patch("mwray.meta.algorithm.record", lambda model, x, recompute: ForwardMode(model, x)):
             step()
 
     return patched

@@ -1,22 +1,8 @@
-"""Meta-Weight-Net (Shu et al., NeurIPS 2019, Algorithm 1): virtual step, meta step, actual step.
-
-L     = losses(w; x, y)                      one training forward; running statistics move here and only here
-g     = grad_w sum_i eta_i(L; theta) L_i     w_hat = w - step(g)                                  (Eq. 3)
-g_m   = grad of the mean meta loss at w_hat
-u_i   = d/de L_i(w + e P^T g_m) at e = 0     one tangent pass through the forward above
-theta follows sum_i u_i d eta_i / d theta                                                         (Eq. 4, 6)
-w     follows eta(L; theta+), a second pull-back through the same forward                         (Eq. 5)
-
-Two deviations are offered, each cheaper. `order="lagged"`: w_hat is what the real optimiser makes of g, and w becomes
-w_hat; no second pull-back. `layers="top"`: the virtual step moves the last stage's parameters alone, so that g, g_m and
-u are short passes; in lagged order, where the real step moves all, the others' move counts as a constant.
-"""
+"""`MetaWeightNet`: Algorithm 1 for one network, in a training loop of your own (`from mwray import MetaWeightNet`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,30 +10,13 @@ from torch import Tensor, nn
 
 from mwray.meta import gradient
 from mwray.meta import layers as parts
-from mwray.meta.gradient import Criterion, LookAhead, Pair, cross_entropy
+from mwray.meta.algorithm import MetaStep, Rule, State, iterate, values_of
+from mwray.meta.gradient import Criterion, Pair, cross_entropy
 from mwray.meta.recompute import Recompute
-from mwray.meta.tangent import Recording, record
-from mwray.meta.weights import Multipliers, WeightMap, Weights, weigh, weigh_through
+from mwray.meta.weights import WeightMap
 from mwray.models.weight_net import WeightNet
-from mwray.optim import restore, set_gradients
+from mwray.optim import restore
 from mwray.worker import LocalWorker, Worker
-
-LENT = 1 / 8
-"""Meta images for each training image up to which no memory is lent: the step's peak is then in its tangent pass, 1.14
-times plain training's (ResNet-32), and to lend would cost a twentieth of the time for nothing."""
-
-
-@dataclass(frozen=True)
-class MetaStep:
-    """What one iteration saw; tensors on the model's device, detached."""
-
-    logits: Tensor  # [n, ...] model outputs of the training batch at w
-    losses: Tensor  # [n] L_i(w)
-    values: Tensor  # [n] V(L_i; theta+), in (0, 1); with order "lagged" V(L_i; theta)
-    weights: Tensor  # [n] eta_i: with "normalized" they sum to 1 over the batch (over all workers: to their number)
-    meta_loss: Tensor  # [] mean loss of the meta batch at w_hat, of the newest step that moved the weight net
-    alignment: Tensor | None  # [n] -u_i: positive where raising the sample's weight would lower the meta loss; None in
-    # a step that did not move the weight net
 
 
 class MetaWeightNet:
@@ -115,36 +84,42 @@ class MetaWeightNet:
         _check_together(weight_net, optimizer, conditioning, order, input)
         if every < 1:
             raise ValueError(f"every is {every}; it can be 1 (each step moves the weight net) or more")
-        self.model = model
-        self.optimizer = optimizer
-        self.names, self.parameters = _trained(model, optimizer)
-        self.aligned_names = _aligned(model, self.names, layers)
-        self.aligned = [p for name, p in zip(self.names, self.parameters, strict=True) if name in self.aligned_names]
-        device = self.parameters[0].device
-        self.weight_net = (
-            weight_net.to(device) if isinstance(weight_net, nn.Module) else _made(weight_net, self.parameters[0])
+        trained = _trained(model, optimizer)
+        first = next(iter(trained.values()))
+        net = weight_net.to(first.device) if isinstance(weight_net, nn.Module) else _made(weight_net, first)
+        self.state = State(
+            model,
+            optimizer,
+            net,
+            (weight_optimizer or _released_sgd)(net.parameters()),
+            trained,
+            _aligned(model, list(trained), layers),
+            torch.full((), torch.nan, device=first.device),
         )
-        self.weight_optimizer = (weight_optimizer or _released_sgd)(self.weight_net.parameters())
-        self.weight_map: WeightMap = weight_map
-        self.tau = tau
-        self.look_ahead: Literal["sgd", "optimizer"] = "optimizer" if order == "lagged" else look_ahead
-        self.input: Literal["detached", "through"] = input
-        self.conditioning: Literal["none", "class"] = conditioning
+        ahead: Literal["sgd", "optimizer"] = "optimizer" if order == "lagged" else look_ahead
+        self.rule = Rule(weight_map, tau, ahead, input, conditioning, order, recompute, criterion)
         self.every = every
-        self.order: Literal["exact", "lagged"] = order
-        self.recompute: Recompute = recompute
         self.steps = 0
-        self.meta_loss = torch.full((), torch.nan, device=device)
-        self.criterion = criterion
-        self.worker: Worker = worker or LocalWorker(device)
+        self.worker: Worker = worker or LocalWorker(first.device)
+
+    @property
+    def weight_net(self) -> nn.Module:
+        """V: losses [n] to weights [n]."""
+        return self.state.weight_net
+
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """Moves the weight net."""
+        return self.state.weight_optimizer
 
     def step(self, batch: Pair, meta: Pair | None) -> MetaStep:
         """One iteration of Algorithm 1 on a training batch and a clean meta batch, each (inputs, targets).
 
         Without a meta batch the weight net stays as it is.
         """
-        self.model.train()
-        return self._follow(batch) if meta is None or not self.learns else self._learn(batch, meta)
+        step = iterate(self.state, self.rule, batch, meta if self.learns else None, self.worker)
+        self.steps += 1
+        return step
 
     @property
     def learns(self) -> bool:
@@ -157,7 +132,7 @@ class MetaWeightNet:
         `classes` int64 [n] are needed by a weight net that is conditioned on them.
         """
         with torch.no_grad():
-            return self._values(losses, classes)
+            return values_of(self.weight_net, self.rule, losses, classes)
 
     def state_dict(self) -> dict[str, Any]:
         """Weight net, its optimiser and the steps so far; the model and its optimiser are yours to save."""
@@ -165,7 +140,7 @@ class MetaWeightNet:
             "weight_net": self.weight_net.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "steps": self.steps,
-            "meta_loss": self.meta_loss,
+            "meta_loss": self.state.meta_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -173,114 +148,25 @@ class MetaWeightNet:
         self.weight_net.load_state_dict(state["weight_net"])
         restore(self.weight_optimizer, state["weight_optimizer"])
         self.steps = state["steps"]
-        self.meta_loss.copy_(state["meta_loss"])
-
-    def _learn(self, batch: Pair, meta: Pair) -> MetaStep:
-        """Algorithm 1, lines 5 to 7."""
-        recording = record(self.model, batch[0], self.recompute)
-        losses = self.criterion(recording.outputs, batch[1])
-        weights = self._learning_weights(losses, batch[1])
-        gradients = self._gradient(losses, weights.eta, self.parameters if self.order == "lagged" else self.aligned)
-        alignment = self._meta_step(recording, losses, weights, gradients, meta)
-        if self.order == "lagged":
-            assert isinstance(weights, Multipliers)
-            self._move(gradients)
-        else:
-            weights = self._actual_step(losses, batch[1])
-        return self._finish(recording.outputs, losses, weights, -alignment)
-
-    def _follow(self, batch: Pair) -> MetaStep:
-        """Line 7 alone, with the weight net as it is."""
-        outputs = self.model(batch[0])
-        losses = self.criterion(outputs, batch[1])
-        return self._finish(outputs, losses, self._actual_step(losses, batch[1]), None)
-
-    def _meta_step(
-        self, recording: Recording, losses: Tensor, weights: Weights, gradients: list[Tensor], meta: Pair
-    ) -> Tensor:
-        """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass."""
-        ahead, still = self._virtual_step(gradients)
-        at = dict(zip(self.aligned_names, ahead.parameters, strict=True))
-        with recording.set_aside() if len(meta[0]) > LENT * len(losses) else nullcontext():
-            meta_loss, slopes = gradient.meta_gradient(self.model, at, meta, self.criterion, self.worker, still)
-        self.meta_loss.copy_(meta_loss)
-        direction = dict(zip(self.aligned_names, ahead.pull_back(slopes), strict=True))
-        inner_products = gradient.inner_products(recording, losses, direction)
-        theta = list(self.weight_net.parameters())
-        by_theta = torch.autograd.grad(weights.surrogate(inner_products, self.worker), theta)
-        set_gradients(theta, self.worker.average(by_theta))
-        self.weight_optimizer.step()
-        return inner_products
-
-    def _virtual_step(self, gradients: list[Tensor]) -> tuple[LookAhead, dict[str, Tensor]]:
-        """w_hat(theta), Eq. 3: the aligned parameters, with their Jacobian; others that move, by name, as constants."""
-        if len(gradients) == len(self.aligned):
-            return gradient.look_ahead(self.optimizer, self.aligned, gradients, self.look_ahead), {}
-        slopes = dict(zip(self.names, gradients, strict=True))
-        own = [slopes.pop(name) for name in self.aligned_names]
-        others = [p for name, p in zip(self.names, self.parameters, strict=True) if name in slopes]
-        rest = gradient.look_ahead(self.optimizer, others, list(slopes.values()), self.look_ahead)
-        ahead = gradient.look_ahead(self.optimizer, self.aligned, own, self.look_ahead)
-        return ahead, dict(zip(slopes, rest.parameters, strict=True))
-
-    def _actual_step(self, losses: Tensor, targets: Tensor) -> Multipliers:
-        """w+: Eq. 5, from the old w with the new weights."""
-        weights = weigh(self.weights(losses.detach(), targets), self.weight_map, self.tau, self.worker)
-        self._move(self._gradient(losses, weights.eta, self.parameters, last=True))
-        return weights
-
-    def _move(self, gradients: list[Tensor]) -> None:
-        """The real optimiser's step along `gradients`."""
-        set_gradients(self.parameters, gradients)
-        self.optimizer.step()
-        self.steps += 1
-
-    def _values(self, losses: Tensor, classes: Tensor | None) -> Tensor:
-        """V(L; theta) or V(L, y; theta), [n], in float32 at least: weights that are rounded do not sum to 1."""
-        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
-        with torch.autocast(losses.device.type, enabled=False):
-            given = (losses,) if self.conditioning == "none" else (losses, classes)
-            values: Tensor = self.weight_net(*given)
-        return values
-
-    def _learning_weights(self, losses: Tensor, classes: Tensor) -> Weights:
-        """The weights of Eq. 3, with their graph to theta."""
-
-        def values(of: Tensor) -> Tensor:
-            return self._values(of, classes)
-
-        if self.input == "through":
-            return weigh_through(values, losses, self.weight_map, self.tau, self.worker)
-        return weigh(values(losses.detach()), self.weight_map, self.tau, self.worker)
-
-    def _finish(self, outputs: Tensor, losses: Tensor, weights: Multipliers, alignment: Tensor | None) -> MetaStep:
-        return MetaStep(
-            outputs.detach(), losses.detach(), weights.values.detach(), weights.eta, self.meta_loss.clone(), alignment
-        )
-
-    def _gradient(
-        self, losses: Tensor, eta: Tensor, parameters: list[nn.Parameter], last: bool = False
-    ) -> list[Tensor]:
-        """Gradient of sum_i eta_i L_i, averaged over workers; parameters that the loss does not reach get zeros."""
-        return self.worker.gradients(losses, parameters, eta, retain_graph=not last)
+        self.state.meta_loss.copy_(state["meta_loss"])
 
 
-def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[str], list[nn.Parameter]]:
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    named = [(name, p) for name, p in model.named_parameters() if id(p) in held and p.requires_grad]
+    named = {name: p for name, p in model.named_parameters() if id(p) in held and p.requires_grad}
     if not named:
         raise ValueError("optimizer holds no trainable parameter of model: build it as SGD(model.parameters(), lr=0.1)")
-    return [name for name, _ in named], [p for _, p in named]
+    return named
 
 
-def _aligned(model: nn.Module, names: list[str], choice: str | Sequence[str]) -> list[str]:
+def _aligned(model: nn.Module, names: list[str], choice: str | Sequence[str]) -> tuple[str, ...]:
     """Which of the trained parameters `names` the meta-gradient aligns, in their order."""
     if choice == "all":
-        return names
+        return tuple(names)
     if isinstance(choice, str) and choice != "top":
         raise ValueError(f"layers is {choice!r}; it can be 'all', 'top' or a list of names of modules")
     found = parts.last_stage(model) if choice == "top" else parts.within(model, choice, "layers")
-    aligned = [name for name in names if name in found]
+    aligned = tuple(name for name in names if name in found)
     if not aligned:
         raise ValueError(
             f"layers={choice!r}: the optimizer trains none of these parameters, {found[0]!r} for one; it trains "

@@ -13,9 +13,10 @@ from mwray import optim
 from mwray.config import ConfigError
 from mwray.data.loader import Batch
 from mwray.meta import recompute
+from mwray.meta.algorithm import MetaStep
 from mwray.meta.gradient import cross_entropy
 from mwray.meta.settings import WeightNetSettings
-from mwray.meta.step import MetaStep, MetaWeightNet
+from mwray.meta.step import MetaWeightNet
 from mwray.methods.base import Method, Setup, Step
 from mwray.methods.classifier import Classifier
 from mwray.methods.exchange import gather

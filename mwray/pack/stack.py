@@ -7,14 +7,15 @@ date; `unload` brings it up to date, at the end of an epoch or when a trial leav
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from mwray.data.loader import Batch
+from mwray.meta.algorithm import MetaStep, State, iterate
 from mwray.meta.gradient import cross_entropy
-from mwray.meta.step import MetaStep, MetaWeightNet
 from mwray.methods.base import Method, Step
 from mwray.methods.base_model import BaseModel
 from mwray.methods.classifier import Classifier
@@ -52,11 +53,10 @@ def kind(method: Method) -> Hashable | None:
     if not isinstance(method, MWNet):
         return None
     meta = method.meta
-    how = (meta.weight_map, meta.tau, meta.look_ahead, meta.input, meta.conditioning, meta.order, meta.recompute)
     return (
         "weighted",
-        how,
-        tuple(meta.aligned_names),
+        meta.rule,
+        meta.state.aligned,
         *_optimizer(method.classifier.optimizer),
         *_optimizer(meta.weight_optimizer),
     )
@@ -121,7 +121,7 @@ class PlainStack:
 
 
 class WeightedStack:
-    """Meta-Weight-Net's step: `MetaWeightNet.step` on losses [K, n].
+    """Meta-Weight-Net's step: `mwray.meta.algorithm.iterate` on losses [K, n].
 
     Where some of the methods move their weight net in a step and others do not (`meta.every`), all pay for it.
     """
@@ -130,8 +130,8 @@ class WeightedStack:
         self._methods = methods
         classifiers = [method.classifier for method in methods]
         self.network = StackedNetwork([classifier.network for classifier in classifiers])
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = StackedSGD(parameters, [classifier.optimizer for classifier in classifiers])
+        trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        self.optimizer = StackedSGD(list(trained.values()), [classifier.optimizer for classifier in classifiers])
         self.weight_net = StackedWeightNet([cast(Any, method.meta.weight_net) for method in methods])
         kind_of = StackedAdam if isinstance(methods[0].meta.weight_optimizer, torch.optim.Adam) else StackedSGD
         self.weight_optimizer = kind_of(
@@ -141,23 +141,17 @@ class WeightedStack:
             self.weight_net.masks,
         )
         first = methods[0].meta
-        self.learner = MetaWeightNet(
+        self.state = State(
             self.network,
             self.optimizer,
             self.weight_net,
-            weight_optimizer=lambda _: self.weight_optimizer,
-            weight_map=first.weight_map,
-            tau=first.tau,
-            look_ahead=first.look_ahead,
-            input=first.input,
-            conditioning=first.conditioning,
-            order=first.order,
-            layers=[f"held.{name}" for name in first.aligned_names],
-            recompute=first.recompute,
-            criterion=losses_of,
-            worker=first.worker,
+            self.weight_optimizer,
+            trained,
+            tuple(f"held.{name}" for name in first.state.aligned),
+            torch.stack([method.meta.state.meta_loss for method in methods]),
         )
-        self.learner.meta_loss = torch.stack([method.meta.meta_loss for method in methods])
+        self.rule = replace(first.rule, criterion=losses_of)
+        self._worker = first.worker
 
     def __len__(self) -> int:
         return len(self._methods)
@@ -166,12 +160,12 @@ class WeightedStack:
         """Take one step of every method."""
         learning = [method.meta.learns for method in self._methods]
         meta = _together([cast(Batch, meta) for _, meta in pairs]) if any(learning) else None
-        before = self.learner.meta_loss.clone()
+        before = self.state.meta_loss.clone()
         self.weight_optimizer.select(learning)
-        step = self.learner.step(_together([batch for batch, _ in pairs]), meta)
+        step = iterate(self.state, self.rule, _together([batch for batch, _ in pairs]), meta, self._worker)
         if not all(learning):
             mask = torch.tensor(learning, device=before.device)
-            self.learner.meta_loss = torch.where(mask, self.learner.meta_loss, before)
+            self.state.meta_loss.copy_(torch.where(mask, self.state.meta_loss, before))
         shown = []
         for row, method in enumerate(self._methods):
             method.meta.steps += 1
@@ -190,7 +184,7 @@ class WeightedStack:
         self.optimizer.unload(row, method.classifier.optimizer)
         self.weight_net.unload(row, method.meta.weight_net)
         self.weight_optimizer.unload(row, method.meta.weight_optimizer)
-        method.meta.meta_loss = self.learner.meta_loss[row].clone()
+        method.meta.state.meta_loss.copy_(self.state.meta_loss[row])
 
     def _of(self, step: MetaStep, row: int, learnt: bool) -> MetaStep:
         """Trial `row`'s part of what K trials saw."""
@@ -199,7 +193,7 @@ class WeightedStack:
             step.losses[row],
             step.values[row],
             step.weights[row],
-            self.learner.meta_loss[row],
+            self.state.meta_loss[row].clone(),
             None if step.alignment is None or not learnt else step.alignment[row],
         )
 

@@ -109,7 +109,7 @@ def test_the_weight_net_moves_every_third_step_only_and_a_resume_keeps_count():
     assert meta_losses[0] == meta_losses[2] != meta_losses[3] == meta_losses[5]
     again = MetaWeightNet(model, optimizer, "1-5-1", every=3)
     again.load_state_dict(saved)
-    assert [again.learns, float(again.meta_loss)] == [False, meta_losses[3]]
+    assert [again.learns, float(again.state.meta_loss)] == [False, meta_losses[3]]
 
 
 def test_a_step_between_two_updates_is_a_weighted_step_from_the_weights_as_they_are():

@@ -105,7 +105,7 @@ def test_the_environment_says_what_is_computed_again(monkeypatch):
     for choice in ("nothing", "cheap", "all"):
         monkeypatch.setenv("MWRAY_RECOMPUTE", choice)
         method = started(MWNetSettings(), setup)
-        assert method.meta.recompute == choice
+        assert method.meta.rule.recompute == choice
         method.update(batches(setup)[0], meta_batch(setup))
         ends_of[choice] = parameters(method.classifier.network)
     torch.testing.assert_close(ends_of["cheap"], ends_of["nothing"])
