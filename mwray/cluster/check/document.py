@@ -13,6 +13,8 @@ from mwray.errors import UserError
 
 Place = tuple[str | int, ...]
 """Where a value is: ("provider", "worker_ips", 0)."""
+MERGE = "tag:yaml.org,2002:merge"
+"""What YAML calls the key `<<`."""
 
 
 class ClusterFileError(UserError, ValueError):
@@ -108,15 +110,29 @@ def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], twice: list[Pl
     """Note the line of everything below `node`; what comes in through an alias is where its anchor is."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if key.tag == MERGE:
+                continue
             below = (*place, str(key.value))
-            if below in lines and key.value != "<<":
+            if below in lines:
                 twice.append(below)
             lines[below] = key.start_mark.line + 1
             _walk(value, below, lines, twice)
+        for key, value in node.value:
+            if key.tag == MERGE:
+                _merge(value, place, lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*place, index)] = item.start_mark.line + 1
             _walk(item, (*place, index), lines, twice)
+
+
+def _merge(node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
+    """The same for `<<`: what a mapping has itself counts, and of several that are merged the first."""
+    for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        merged: dict[Place, int] = {}
+        _walk(part, place, merged, [])
+        own = {below for below in lines if len(below) == len(place) + 1 and below[:-1] == place}
+        lines.update({below: line for below, line in merged.items() if below[: len(place) + 1] not in own})
 
 
 def _scalars(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from mwray.cluster.check.cost import TYPE_KEYS, is_spot, prices_table
 from mwray.cluster.check.document import Document, Mistake, Place
 from mwray.cluster.check.pins import of_command, of_image, pins
+from mwray.cluster.check.provider import node_configs, provider_settings
 from mwray.config import nearest
 
 Rule = Callable[[Document, Mapping[str, Any]], Iterator[Mistake]]
@@ -166,7 +168,9 @@ def node_types(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mist
         if name != head and head in _node_types(prepared) and "trial_slot" in node["resources"]:
             yield document.mistake((*place, "resources", "trial_slot"), "trial_slot belongs to the head alone")
         key = TYPE_KEYS.get(_provider(prepared))
-        if key is not None and key not in node["node_config"]:
+        given = [str(setting) for setting in node["node_config"]]
+        # Under a misspelt name it is told by node_configs.
+        if key is not None and not difflib.get_close_matches(key, given, 1, 0.8):
             yield document.mistake((*place, "node_config"), f"{key} is missing: which machine?")
 
 
@@ -223,7 +227,7 @@ def shared_storage(document: Document, prepared: Mapping[str, Any]) -> Iterator[
 
 RULES: tuple[Rule, ...] = (
     versions, installed, mounted_files, token, head_command, worker_command, node_types, priced, removed, ports,
-    shared_storage,
+    shared_storage, provider_settings, node_configs,
 )  # fmt: skip
 
 
