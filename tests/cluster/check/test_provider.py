@@ -110,7 +110,7 @@ def test_what_ray_adds_and_takes_away_is_no_mistake(google, tmp_path):
 
 def test_google_takes_some_things_in_two_forms(google, tmp_path):
     assert check(spoilt(GCP, tmp_path, "diskSizeGb: 120", "diskSizeGb: '120'")).mistakes == ()
-    assert check(spoilt(GCP, tmp_path, *beside("<<: {scheduling: [{preemptible: true}]}", GCP_TYPE))).mistakes == ()
+    assert check(spoilt(GCP, tmp_path, "scheduling: *spot", "scheduling: [{preemptible: true}]")).mistakes == ()
 
 
 def test_a_tpu_is_of_another_api(google, tmp_path):
@@ -173,7 +173,8 @@ def test_machines_of_ones_own_need_neither_package(tmp_path, monkeypatch):
 def test_the_settings_that_ray_reads_are_those_that_its_code_asks_for(provider):
     private = Path(ray.autoscaler.__file__).parent / "_private"
     own = "".join(path.read_text() for path in (private / provider).rglob("*.py"))
-    asked = re.findall(r"""provider(?:_config|"\])(?:\.get\(|\[)"([a-z]\w+)""", own)
-    assert asked and set(asked) <= set(READ[provider])
-    other = "".join(path.read_text() for path in private.glob("*.py"))
-    assert [name for name in READ[provider] if f'"{name}"' not in own + other] == []
+    every = "".join(path.read_text() for path in private.glob("*.py"))
+    asked = re.findall(r"""provider(?:_config|"\])(?:\.get\(|\[)\s*("[a-z]\w+"|[A-Z]\w+_KEY)""", own + every)
+    named = {re.search(rf'^{name} = "(\w+)"', every, re.M)[1] if name[0] != '"' else name[1:-1] for name in asked}
+    assert len(named) > 9 and named - {"module"} <= set(READ[provider])  # module: of a provider that is none of Ray's
+    assert [name for name in READ[provider] if f'"{name}"' not in own + every] == []
