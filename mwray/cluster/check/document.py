@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from mwray.errors import UserError
 
 Place = tuple[str | int, ...]
 """Where a value is: ("provider", "worker_ips", 0)."""
-MERGE = "tag:yaml.org,2002:merge"
-"""What YAML calls the key `<<`."""
+MERGE, TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+"""What YAML calls the key `<<`, and a text."""
 
 
 class ClusterFileError(UserError, ValueError):
@@ -106,31 +107,38 @@ def _documents(path: Path, text: str) -> Iterator[Document]:
         loader.dispose()
 
 
-def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], twice: list[Place]) -> None:
+def _walk(
+    node: yaml.Node, place: Place, lines: dict[Place, int], twice: list[Place], above: tuple[yaml.Node, ...] = ()
+) -> None:
     """Note the line of everything below `node`; what comes in through an alias is where its anchor is."""
+    if any(node is other for other in above):
+        raise ConstructorError(None, None, "an alias stands within what it stands for", node.start_mark)
+    above = (*above, node)
     if isinstance(node, yaml.MappingNode):
+        merged = [value for key, value in node.value if key.tag == MERGE]
         for key, value in node.value:
             if key.tag == MERGE:
                 continue
-            below = (*place, str(key.value))
+            if key.tag != TEXT:  # neither Ray's schema nor JSON has such keys
+                raise ConstructorError(None, None, "this key is no text: put it into quotes", key.start_mark)
+            below = (*place, key.value)
             if below in lines:
                 twice.append(below)
             lines[below] = key.start_mark.line + 1
-            _walk(value, below, lines, twice)
-        for key, value in node.value:
-            if key.tag == MERGE:
-                _merge(value, place, lines)
+            _walk(value, below, lines, twice, above)
+        for value in merged:
+            _merge(value, place, lines, above)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*place, index)] = item.start_mark.line + 1
-            _walk(item, (*place, index), lines, twice)
+            _walk(item, (*place, index), lines, twice, above)
 
 
-def _merge(node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
+def _merge(node: yaml.Node, place: Place, lines: dict[Place, int], above: tuple[yaml.Node, ...]) -> None:
     """The same for `<<`: what a mapping has itself counts, and of several that are merged the first."""
     for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
         merged: dict[Place, int] = {}
-        _walk(part, place, merged, [])
+        _walk(part, place, merged, [], above)
         own = {below for below in lines if len(below) == len(place) + 1 and below[:-1] == place}
         lines.update({below: line for below, line in merged.items() if below[: len(place) + 1] not in own})
 

@@ -77,17 +77,17 @@ def compare(document: Document, place: Place, value: Any, form: Form, api: str) 
             yield from compare(document, (*place, index), item, form.each(), api)
 
 
-def _settings(document: Document, place: Place, value: Mapping[Any, Any], form: Form, api: str) -> Iterator[Mistake]:
+def _settings(document: Document, place: Place, value: Mapping[str, Any], form: Form, api: str) -> Iterator[Mistake]:
     members = form.members()
     for name, below in value.items():
-        where = (*place, str(name))
+        where = (*place, name)
         known = members.get(name) if members else form.each and form.each()
         if known is not None:
             yield from compare(document, where, below, known, api)
         elif members:
-            yield document.mistake(where, f"{api} knows no such setting.{_meant(str(name), members)}")
+            yield document.mistake(where, f"{api} knows no such setting.{_meant(name, members)}")
     for name in form.needed:
-        if name not in value and not _near(name, [str(given) for given in value]):  # else it is told there
+        if name not in value and not _near(name, list(value)):  # else it is told there
             yield document.mistake(place, f"{name} is missing")
 
 

@@ -28,8 +28,8 @@ def provider_settings(document: Document, prepared: Mapping[str, Any]) -> Iterat
     known = READ.get(provider, ())
     for name in document.get("provider") if known else ():
         if name not in known:
-            text = f"Ray reads no such setting with provider {provider}.{nearest(str(name), list(known))}"
-            yield document.mistake(("provider", str(name)), text)
+            text = f"Ray reads no such setting with provider {provider}.{nearest(name, list(known))}"
+            yield document.mistake(("provider", name), text)
 
 
 def node_configs(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -46,7 +46,7 @@ def node_configs(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mi
         return
     told = set()  # once, where several types share it by an alias
     for name, node in types.items():
-        place = ("available_node_types", str(name), "node_config")
+        place = ("available_node_types", name, "node_config")
         for mistake in _node_config(document, place, node["node_config"], provider, api):
             what = (mistake.line, mistake.where.rpartition(".")[2], mistake.text)
             if what not in told:
@@ -58,7 +58,7 @@ def _node_config(
     document: Document, place: tuple[str, ...], config: Mapping[str, Any], provider: str, api: Api
 ) -> Iterator[Mistake]:
     if provider == "gcp" and "machineType" not in config and {"acceleratorType", "acceleratorConfig"} & set(config):
-        return  # a TPU: another API, which comes with no package
+        return  # a TPU, which is of another API
     yield from compare(document, place, config, api.machine, api.name)
     if provider == "aws" and "SubnetId" in config:
         yield document.mistake((*place, "SubnetId"), "Ray puts its own choice there; give SubnetIds, a list")

@@ -168,9 +168,8 @@ def node_types(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mist
         if name != head and head in _node_types(prepared) and "trial_slot" in node["resources"]:
             yield document.mistake((*place, "resources", "trial_slot"), "trial_slot belongs to the head alone")
         key = TYPE_KEYS.get(_provider(prepared))
-        given = [str(setting) for setting in node["node_config"]]
         # Under a misspelt name it is told by node_configs.
-        if key is not None and not difflib.get_close_matches(key, given, 1, 0.8):
+        if key is not None and not difflib.get_close_matches(key, node["node_config"], 1, 0.8):
             yield document.mistake((*place, "node_config"), f"{key} is missing: which machine?")
 
 
