@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mwray.cluster.check.document import Document, Mistake, Place
-from mwray.config import nearest
 
 TEXT = "text"
 WHOLE = "a whole number"
@@ -66,8 +66,9 @@ def compare(document: Document, place: Place, value: Any, form: Form, api: str) 
         for index, item in enumerate(value):
             yield from compare(document, (*place, index), item, form, api)
     elif form.choices and value is not None and value not in form.choices:
+        near = _near(str(value), form.choices)
         known = f"{_short(value)} is none of the values that {api} takes here: {', '.join(form.choices)}."
-        yield document.mistake(place, known + _near(str(value), list(form.choices)))
+        yield document.mistake(place, known + _ask(near))
     elif not _FITS[form.kind](value):
         yield document.mistake(place, f"has to be {form.kind}, {_instead(value, form)}")
     elif isinstance(value, Mapping):
@@ -85,23 +86,31 @@ def _settings(document: Document, place: Place, value: Mapping[str, Any], form: 
         if known is not None:
             yield from compare(document, where, below, known, api)
         elif members:
-            yield document.mistake(where, f"{api} knows no such setting.{_meant(name, members)}")
+            meant = _meant(name, members)
+            yield document.mistake(where, f"{api} knows no such setting.{_ask(meant)}")
+            nearly = members.get(meant)
+            if nearly is not None and meant not in value and _FITS[nearly.kind](below):
+                yield from compare(document, where, below, nearly, api)
     for name in form.needed:
-        if name not in value and not _near(name, list(value)):  # else it is told there
+        if name not in value and not _near(name, value):  # else it is told there
             yield document.mistake(place, f"{name} is missing")
 
 
 def _meant(name: str, members: Mapping[str, Form]) -> str:
     """The setting of this name one step further down, where it may belong, or the one with the nearest name here."""
     below = (f"{outer}.{name}" for outer, form in members.items() if name in form.members())
-    path = next(below, None)
-    return f" Did you mean {path!r}?" if path else _near(name, list(members))
+    return next(below, "") or _near(name, members)
 
 
-def _near(name: str, known: list[str]) -> str:
-    """As `nearest`, for which `spot` is far from SPOT."""
-    same = next((k for k in known if k.casefold() == name.casefold()), None)
-    return f" Did you mean {same!r}?" if same is not None else nearest(name, known)
+def _near(name: str, known: Iterable[str]) -> str:
+    """The nearest of some names, or ""; `spot` is SPOT."""
+    folded = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), folded, 1, 0.6)
+    return folded[close[0]] if close else ""
+
+
+def _ask(name: str) -> str:
+    return f" Did you mean {name!r}?" if name else ""
 
 
 def _instead(value: Any, form: Form) -> str:

@@ -135,6 +135,16 @@ def test_what_is_merged_is_looked_at_where_it_is_written(tmp_path):
     assert found.line == 3 and found.where == "available_node_types.gpu.node_config.EbsOptimised"
 
 
+def test_what_is_below_a_misspelt_setting_is_looked_at_too(tmp_path):
+    path = spoilt(AWS, tmp_path, "InstanceMarketOptions:", "InstanceMarketOption:")
+    path.write_text(path.read_text().replace("MarketType: spot", "MarketType: spott", 1))
+    setting, value = check(path).mistakes
+    assert setting.line == line_of(path, "InstanceMarketOption:") and "'InstanceMarketOptions'?" in setting.text
+    assert value.line == line_of(path, "spott") and "Did you mean 'spot'?" in value.text
+    (found,) = check(spoilt(AWS, tmp_path, *beside("NetworkInterface: eth0", AWS_TYPE))).mistakes
+    assert "Did you mean 'NetworkInterfaces'?" in found.text
+
+
 def test_what_several_types_share_is_told_once(tmp_path):
     path = spoilt(AWS, tmp_path, "VolumeSize: 120, VolumeType", "VolumeSze: 120, VolumeTyp")
     assert [mistake.where.rpartition(".")[2] for mistake in check(path).mistakes] == ["VolumeSze", "VolumeTyp"]
