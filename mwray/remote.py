@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -32,6 +33,9 @@ OPTIONS = {"region", "endpoint_override", "scheme", "allow_bucket_creation", "an
 """What an address may say after "?"; access keys are not among them."""
 SCRATCH = "MWRAY_SCRATCH"
 """Environment variable: where the local copies are; default ~/.cache/mwray/remote."""
+
+READERS = 8
+"""Objects that are read at once: of small ones the storage takes longer to answer than to send."""
 
 
 def is_remote(folder: str | os.PathLike[str] | None) -> bool:
@@ -204,17 +208,14 @@ class Mirror:
         """
         start = f"{part}/" if part else ""
         found = (self.remote / part).objects() if part else self.remote.objects()
-        there = [name for name in (f"{start}{below}" for below in found) if not self._skipped(name)]
+        names = [name for name in (f"{start}{below}" for below in found) if not self._skipped(name)]
+        there = {name: self._inside(name) for name in names}
         for name, path in self._files(part).items():
             if name not in there:
                 path.unlink()
                 self._pushed.pop(name, None)
-        for name in there:
-            path = self._inside(name)
-            data = self.remote.read(name)
-            if data is not None:
-                write_atomically(path, data)
-                self._pushed[name] = _stamp(path)
+        with ThreadPoolExecutor(READERS) as readers:
+            list(readers.map(self._fetch, there, there.values()))
 
     def push(self) -> None:
         """Make the storage what the folder holds, changed files only.
@@ -237,6 +238,12 @@ class Mirror:
         for name in [name for name in self._pushed if not self._inside(name).exists()]:
             self.remote.delete(name)
             del self._pushed[name]
+
+    def _fetch(self, name: str, path: Path) -> None:
+        data = self.remote.read(name)
+        if data is not None:
+            write_atomically(path, data)
+            self._pushed[name] = _stamp(path)
 
     def _files(self, part: str = "") -> Mapping[str, Path]:
         paths = {str(p.relative_to(self.local).as_posix()): p for p in (self.local / part).rglob("*") if p.is_file()}

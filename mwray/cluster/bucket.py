@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mwray")
 
 BEAT = 5.0
-"""Seconds between two pushes that nobody asks for; each renews the claim."""
+"""Seconds between two signs of life, and between two pushes that nobody asks for."""
 SMALL = ("records.jsonl", "experiment.json", "environment.json", "failure.json", "done")
 
 
@@ -82,9 +82,7 @@ class Keeper:
         self._claim = Claim(remote)
         self._mirror = Mirror(remote.guarded(self._claim.look), self.folder, left_out=_not_the_drivers)
         self._busy = threading.Lock()
-        self._over = threading.Event()
         self.failed: StorageError | None = None
-        self._thread = threading.Thread(target=self._keep, name="push", daemon=True)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -96,16 +94,19 @@ class Keeper:
         """
         self._claim.take()
         try:
-            with self._busy:
-                self._mirror.pull()
-            self._thread.start()
-            yield
+            # The claim has a thread of its own: to pull or push hundreds of trials takes longer than it stays young.
+            with self._every_beat("claim", self._claim.renew):
+                with self._busy:
+                    self._mirror.pull()
+                if self.failed is not None:
+                    raise self.failed
+                try:  # only what was pulled whole is pushed: until then an older copy may lie here
+                    with self._every_beat("push", self.push):
+                        yield
+                finally:
+                    self.sight.close()
+                    self.push()
         finally:
-            self._over.set()
-            if self._thread.is_alive():
-                self._thread.join()
-            self.sight.close()
-            self.push()
             self._claim.drop()
 
     def push(self) -> None:
@@ -133,11 +134,22 @@ class Keeper:
         """Where a trial's own folder is in the storage."""
         return (self.remote / run.relative_to(self.folder).as_posix()).address
 
-    def _keep(self) -> None:
-        while not self._over.wait(BEAT):
+    @contextmanager
+    def _every_beat(self, name: str, act: Callable[[], None]) -> Iterator[None]:
+        """Call `act` again and again, in a thread, for the length of a `with` or until it fails, which is kept."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(act, over), name=name, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _beat(self, act: Callable[[], None], over: threading.Event) -> None:
+        while not over.wait(BEAT):
             try:
-                self._claim.renew()
-                self.push()
+                act()
             except StorageError as error:
                 self.failed = error
                 return

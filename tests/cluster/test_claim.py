@@ -137,6 +137,45 @@ def test_an_error_in_the_thread_that_pushes_ends_the_search_with_its_reason(plac
         wait_for(lambda: keeper.failed is not None)
 
 
+def test_a_living_driver_keeps_its_claim_through_a_long_pull_and_a_long_push(place, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(bucket_module, "BEAT", 0.02)
+    renewed, renew = [], Claim.renew
+    monkeypatch.setattr(Claim, "renew", lambda self: (renew(self), renewed.append(1)))
+
+    def long(*given):
+        before = len(renewed)
+        wait_for(lambda: len(renewed) > before + 2)
+
+    keeper = Keeper(place)
+    monkeypatch.setattr(keeper._mirror, "pull", long)
+    monkeypatch.setattr(keeper._mirror, "push", long)
+    with keeper.open():
+        keeper.push()
+    assert place.read(CLAIM) is None
+
+
+def test_a_driver_that_was_taken_over_while_it_pulled_begins_nothing(place, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(bucket_module, "BEAT", 0.02)
+    keeper = Keeper(place)
+    monkeypatch.setattr(keeper._mirror, "pull", lambda: (take_over(place), wait_for(lambda: keeper.failed)))
+    with pytest.raises(TakenOver), keeper.open():
+        pytest.fail("it began")
+
+
+def test_a_pull_that_is_broken_off_leaves_the_storage_as_it_is(place, monkeypatch):  # noqa: F811
+    place.write("study.journal", b"newer")
+    keeper = Keeper(place)
+    (keeper.folder / "study.journal").write_bytes(b"of this machine's last call")
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keeper._mirror, "pull", interrupted)
+    with pytest.raises(KeyboardInterrupt), keeper.open():
+        pytest.fail("it began")
+    assert place.read("study.journal") == b"newer" and place.read(CLAIM) is None
+
+
 def wait_for(condition):
     end = time.monotonic() + 10
     while not condition():

@@ -76,6 +76,22 @@ def test_what_is_pushed_is_pulled_elsewhere_and_what_is_removed_goes(place, tmp_
 
 
 def test_only_what_changed_is_sent_and_records_go_before_checkpoints_and_the_end_mark(place, tmp_path, monkeypatch):  # noqa: F811
+def test_objects_are_read_side_by_side_and_the_first_that_cannot_be_read_is_told(place, tmp_path, monkeypatch):  # noqa: F811
+    for number in range(12):
+        place.write(f"{number}", b"x")
+    met, read = threading.Barrier(4, timeout=20), Remote.read
+    monkeypatch.setattr(Remote, "read", lambda self, name: (met.wait(), read(self, name))[1])
+    Mirror(place, tmp_path / "m").pull()
+    assert len(list((tmp_path / "m").iterdir())) == 12
+
+    def fails(self, name):
+        raise StorageError("away")
+
+    monkeypatch.setattr(Remote, "read", fails)
+    with pytest.raises(StorageError, match="away"):
+        Mirror(place, tmp_path / "m").pull()
+
+
     mirror, sent = Mirror(place, tmp_path), []
     write = Remote.write
     monkeypatch.setattr(Remote, "write", lambda self, name, data: (sent.append(name), write(self, name, data)))
