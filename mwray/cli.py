@@ -60,12 +60,13 @@ def _address_for_a_path(options: argparse.Namespace) -> str | None:
 
     The address itself is not repeated: nobody has looked yet whether it contains a secret.
     """
-    taken = ("folder", "status") if options.verb in (train, tune) else ()
+    taken = {train: ("folder",), tune: ("folder", "status")}.get(options.verb, ())
     for name in ("folder", "source", "space", "data", "out", "export", "weight_net", "suspects"):
         given = getattr(options, name, None)
         if is_remote(given) and name not in taken:
-            flag = "from" if name == "source" and options.verb is train else name.replace("_", "-")
-            return f"--{flag}: an address was given; only --folder and --status of train and tune take one; give a path"
+            named = {(train, "source"): "--from", (cli_reports.report, "folder"): "the folder"}
+            flag = named.get((options.verb, name), f"--{name.replace('_', '-')}")
+            return f"{flag}: an address was given; only --folder of train and tune, and --status, take one; give a path"
     return None
 
 

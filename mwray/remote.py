@@ -68,7 +68,7 @@ class Remote:
         try:
             parts = urlsplit(address)
         except ValueError:  # whose text repeats what may be a secret
-            raise ConfigError("--folder: not an address; one is s3://bucket/path") from None
+            raise ConfigError("not an address; one is s3://bucket/path") from None
         options = dict(parse_qsl(parts.query))
         _check(parts.scheme, parts.netloc, options)
         self._path = PurePosixPath(parts.netloc + parts.path)
@@ -103,7 +103,7 @@ class Remote:
             try:
                 self._opened, _ = fs.FileSystem.from_uri(self.address)
             except (OSError, ValueError) as error:
-                raise ConfigError(f"--folder {self.address}: {error}") from None
+                raise ConfigError(f"{self.address}: {error}") from None
         return self._opened
 
     @property
@@ -278,18 +278,18 @@ def _order(name: str) -> tuple[int, str]:
 def _check(scheme: str, place: str, options: Mapping[str, str]) -> None:
     """Refuse what cannot be, without repeating more than the scheme: any other part may turn out to be a secret."""
     if scheme not in SCHEMES:
-        raise ConfigError(f"--folder {scheme}://...: storage is a local path, or an address {', '.join(SCHEMES)}://")
+        raise ConfigError(f"{scheme}://...: storage is a local path, or an address {', '.join(SCHEMES)}://")
     # No bucket's name has a colon; with KEY:SECRET@ before it, a secret that contains a slash hides the "@".
     hidden = any("@" in text for pair in options.items() for text in pair)
     if hidden or set("@:") & set(place) or {"access_key", "secret_key", "session_token"} & set(options):
         raise ConfigError(
-            f"--folder {scheme}://...: an address with credentials would end up in records. Give them by the "
+            f"{scheme}://...: an address with credentials would end up in records. Give them by the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role)"
         )
     if not place:
-        raise ConfigError(f"--folder {scheme}:///...: names no bucket; an address is {scheme}://bucket/path")
+        raise ConfigError(f"{scheme}:///...: names no bucket; an address is {scheme}://bucket/path")
     if unknown := set(options) - OPTIONS:
-        raise ConfigError(f"--folder: {', '.join(sorted(unknown))}: not known; there are {', '.join(sorted(OPTIONS))}")
+        raise ConfigError(f"?{'=, '.join(sorted(unknown))}=: not known; there are {', '.join(sorted(OPTIONS))}")
 
 
 def _final(error: OSError) -> bool:

@@ -50,6 +50,7 @@ def test_an_impossible_address_is_refused_without_repeating_a_secret(address, me
     with pytest.raises(ConfigError, match=message) as refused:
         Remote(address)
     assert "word" not in str(refused.value) and "secret_key=b" not in str(refused.value)
+    assert "--" not in str(refused.value)  # the address may be of --folder or of --status
 
 
 def test_addresses_are_told_from_paths_and_joined():
@@ -75,7 +76,6 @@ def test_what_is_pushed_is_pulled_elsewhere_and_what_is_removed_goes(place, tmp_
     assert set(place.objects()) == {"sub/b.bin"}
 
 
-def test_only_what_changed_is_sent_and_records_go_before_checkpoints_and_the_end_mark(place, tmp_path, monkeypatch):  # noqa: F811
 def test_objects_are_read_side_by_side_and_the_first_that_cannot_be_read_is_told(place, tmp_path, monkeypatch):  # noqa: F811
     for number in range(12):
         place.write(f"{number}", b"x")
@@ -92,6 +92,7 @@ def test_objects_are_read_side_by_side_and_the_first_that_cannot_be_read_is_told
         Mirror(place, tmp_path / "m").pull()
 
 
+def test_only_what_changed_is_sent_and_records_go_before_checkpoints_and_the_end_mark(place, tmp_path, monkeypatch):  # noqa: F811
     mirror, sent = Mirror(place, tmp_path), []
     write = Remote.write
     monkeypatch.setattr(Remote, "write", lambda self, name, data: (sent.append(name), write(self, name, data)))
@@ -188,22 +189,22 @@ def test_one_training_in_object_storage_goes_on_on_another_machine(bucket, tmp_p
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "named"),
     [
-        ["compare", "--folder"],
-        ["tables", "--table", "3", "--folder"],
-        ["report"],
-        ["report", "--out"],
-        ["train", "--from"],
-        ["train", "--data"],
-        ["transfer", "--weight-net"],
+        (["compare", "--folder"], "--folder"),
+        (["tables", "--table", "3", "--folder"], "--folder"),
+        (["report"], "the folder"),
+        (["report", "--out"], "--out"),
+        (["train", "--from"], "--from"),
+        (["train", "--data"], "--data"),
+        (["transfer", "--weight-net"], "--weight-net"),
     ],
 )
-def test_an_address_in_place_of_a_path_is_refused_and_not_repeated(options, tmp_path, monkeypatch, capsys):
+def test_an_address_in_place_of_a_path_is_refused_and_not_repeated(options, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*options, "s3://key:word@bucket/x"]) == 2
     said = capsys.readouterr().err
-    assert "an address was given" in said and "give a path" in said and "word" not in said
+    assert said.startswith(f"mwray: {named}: an address was given") and "give a path" in said and "word" not in said
     assert list(tmp_path.iterdir()) == []
 
 
