@@ -68,11 +68,17 @@ class Claim:
         holder = self._read()
         if holder.get("mark") == self.mark:
             return
-        by = f"by process {holder['pid']} on {holder['host']}" if holder else "by another process, which has ended"
+        me = f"process {os.getpid()} on {socket.gethostname()}"
+        if holder:
+            why = (
+                f"this search was taken over by process {holder['pid']} on {holder['host']} from this one ({me}): it "
+                f"gave no sign of life for {OLD:.0f} s, or both began at the same moment"
+            )
+        else:
+            why = f"the claim of this one ({me}) is gone: deleted by hand, or by another that took over and has ended"
         raise TakenOver(
-            f"{self.remote.address}: this search was taken over {by}, while this one (process {os.getpid()} on "
-            f"{socket.gethostname()}) gave no sign of life for {OLD:.0f} s or more. It stops and writes nothing more; "
-            "the same command goes on once nobody drives the search"
+            f"{self.remote.address}: {why}. This one stops and writes nothing more; the same command goes on once "
+            "nobody drives the search"
         )
 
     def drop(self) -> None:
