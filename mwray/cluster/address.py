@@ -7,7 +7,7 @@ import socket
 
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # Cython, without stubs
-from ray.exceptions import RpcError
+from ray.exceptions import AuthenticationError, RayError
 
 from mwray.config import ConfigError
 
@@ -30,7 +30,12 @@ def check_address(address: str) -> None:
         raise _nobody(address, where, str(error)) from None
     try:
         GcsClient(address=where)
-    except RpcError as error:
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"--address {_meant(address, where)}: the cluster there refuses this machine's token ({error.message}). "
+            "Give RAY_AUTH_MODE=token, and the cluster's token as ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from None
+    except RayError as error:
         raise _nobody(address, where, str(error)) from None
 
 
@@ -38,7 +43,7 @@ def _bootstrap(address: str) -> str:
     """The host:port that is meant; "auto" asks RAY_ADDRESS, then what runs on this machine."""
     if address != "auto":
         return _checked(address, f"--address {address}")
-    if named := os.environ.get("RAY_ADDRESS"):
+    if (named := os.environ.get("RAY_ADDRESS", "auto")) not in ("", "auto"):
         return _checked(named, f"--address auto, RAY_ADDRESS {named}")
     try:
         return str(canonicalize_bootstrap_address(address))
@@ -48,11 +53,22 @@ def _bootstrap(address: str) -> str:
 
 def _checked(address: str, given: str) -> str:
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or "/" in host or not _a_name(host) or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ConfigError(f"{given}: give auto, or the head's host:port such as 10.0.0.5:6379")
     return address
 
 
+def _a_name(host: str) -> bool:
+    """Whether `host` can be looked up at all: none of the parts between its points is empty or too long."""
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _meant(address: str, where: str) -> str:
+    return address if where == address else f"{address} ({where})"
+
+
 def _nobody(address: str, where: str, why: str) -> ConfigError:
-    meant = "" if where == address else f" ({where})"
-    return ConfigError(f"--address {address}{meant}: no Ray cluster answers there ({why}). {ADVICE}")
+    return ConfigError(f"--address {_meant(address, where)}: no Ray cluster answers there ({why}). {ADVICE}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from mwray.cluster import address
 from mwray.cluster.address import check_address
@@ -28,7 +29,9 @@ def closed(listening):
 
 
 @pytest.mark.parametrize(
-    "given", ["nonsense", "", "local", "host:", ":6379", "host:http", "host:0", "host:65536", "ray://host:10001"]
+    "given",
+    ["nonsense", "", "local", "host:", ":6379", "host:http", "host:0", "host:65536", "ray://host:10001"]
+    + ["a..b:6379", ".a:6379", f"{'a' * 64}.b:6379"],
 )
 def test_what_is_no_host_and_port_is_refused_with_an_example(given):
     with pytest.raises(ConfigError, match=r"give auto, or the head's host:port such as") as caught:
@@ -54,6 +57,20 @@ def test_auto_means_what_ray_address_says_and_names_it(closed, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://host:1")
     with pytest.raises(ConfigError, match=r"RAY_ADDRESS ray://host:1: give auto"):
         check_address("auto")
+    monkeypatch.setattr(address, "canonicalize_bootstrap_address", lambda given: closed)
+    for said in ("auto", ""):  # to Ray the same as none
+        monkeypatch.setenv("RAY_ADDRESS", said)
+        with pytest.raises(ConfigError, match=rf"--address auto \({closed}\): no Ray cluster answers"):
+            check_address("auto")
+
+
+def test_a_head_that_refuses_the_token_is_no_traceback_and_no_silence(listening, monkeypatch):
+    def refuse(**_):
+        raise AuthenticationError("Invalid token")
+
+    monkeypatch.setattr(address, "GcsClient", refuse)
+    with pytest.raises(ConfigError, match=rf"--address {listening}: .* refuses this machine's token \(Invalid token\)"):
+        check_address(listening)
 
 
 @pytest.mark.slow
