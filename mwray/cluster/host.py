@@ -26,8 +26,8 @@ PATIENCE = 1.0
 """Seconds after which a host answers at the latest, between two steps: Ctrl-C is noticed then."""
 
 Event = tuple[str, dict[str, Any]]
-"""The key of a trial, and what Ray Tune would have been told of it, or why it "left" this process and is to go on in
-another; the key "" comes with a "note" for the user."""
+"""The key of a trial, and what Ray Tune would have been told of it, or why it "left" this process, which is "going" or
+not, and is to start again in another; the key "" comes with a "note" for the user."""
 
 
 class HostWorker:
@@ -122,7 +122,7 @@ class Host:
     def _end(self, key: str, ended: Ended) -> None:
         job, _ = self._jobs[key]
         if isinstance(ended.error, Left | LockedError):  # no fault of this training's, and worth another start
-            self._told(key, {"left": str(ended.error)})
+            self._told(key, {"left": str(ended.error), "going": isinstance(ended.error, Left)})
             return
         reason = None if ended.error is None else note_failure(job.path, ended.error)
         with suppress(OSError):

@@ -133,7 +133,8 @@ class Packed:
         if not key:
             self.session.display.note(result["note"])
         elif "left" in result:
-            process.size = 0  # asked to go: it takes no other, and ends once the last of its trials has left it
+            if result["going"]:  # it takes no other, and ends once the last of its trials has left it
+                process.size = 0
             self._again.append((key, process.live.pop(key)))
             self.session.recovered(key, result["left"])
         elif "outcome" in result:

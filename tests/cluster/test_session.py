@@ -329,6 +329,9 @@ def test_a_process_of_several_trials_that_is_asked_to_go_takes_no_other(study):
     for name in "ab":
         process.live[name] = session.next(name)
     assert packed._open() is process
-    packed._hear(process, "a", {"left": "SIGTERM"})
+    packed._hear(process, "a", {"left": "another process trains it", "going": False})
     packed._again.clear()
-    assert packed._open() is None  # one place would be free
+    assert packed._open() is process
+    packed._hear(process, "b", {"left": "SIGTERM", "going": True})
+    packed._again.clear()
+    assert packed._open() is None  # three places would be free
