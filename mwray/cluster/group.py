@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mwray.cluster.bucket import at_hand
 from mwray.cluster.connect import scratch
 from mwray.cluster.desk import Desk
+from mwray.cluster.errors import in_a_line
 from mwray.cluster.member import Ask, serve
 from mwray.cluster.trainer import make_trainer, run
 from mwray.cluster.trial import Job, begin, outcome
@@ -93,7 +94,7 @@ class Group:
         try:
             run(make_trainer(serve, {"desk": self._desk}, job, f"group-{uuid.uuid4().hex[:12]}", scratch()))
         except Exception as error:  # whatever it is, the driver is to hear of it
-            why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            why = in_a_line(error)
         with suppress(ray.exceptions.RayError):
             self.ask("lose", why)
 

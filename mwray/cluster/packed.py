@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.tune.search import Searcher
 
+from mwray.cluster.errors import in_a_line
 from mwray.cluster.host import Host
 from mwray.cluster.session import Session
 from mwray.storage import StorageError
@@ -121,7 +122,7 @@ class Packed:
             try:
                 events = ray.get(answer)
             except ray.exceptions.RayError as error:
-                self._died(process, str(error).splitlines()[0])
+                self._died(process, in_a_line(error))
                 continue
             for key, result in events:
                 self._hear(process, key, result)

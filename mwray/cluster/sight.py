@@ -17,6 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import mwray
+from mwray.cluster.errors import in_a_line
 from mwray.config import ConfigError
 from mwray.remote import Remote, is_remote
 from mwray.storage import StorageError, patiently
@@ -135,7 +136,7 @@ def _answers(looks: Mapping[Any, Mapping[str, Any]]) -> tuple[dict[str, dict[str
         try:
             answers[node["NodeID"]] = ray.get(look)
         except ray.exceptions.RayError as error:
-            silent[node["NodeID"]] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            silent[node["NodeID"]] = in_a_line(error)
     return answers, silent
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mwray.cluster import leave
 from mwray.cluster.connect import Allotment, allot, connected, limit, nodes
+from mwray.cluster.errors import in_a_line
 from mwray.cluster.progress import Counted, Outlook, shown
 from mwray.cluster.sight import Sight
 from mwray.config import ConfigError, to_dict
@@ -119,7 +120,7 @@ def _run(
         try:
             error = ray.get(ready)
         except RayError as lost:
-            error = f"{type(lost).__name__}: {str(lost).splitlines()[0]}"
+            error = in_a_line(lost)
         yield Outcome(job, None if error else Run(job.folder).summary(), error), len(flying) + bool(waiting)
 
 
