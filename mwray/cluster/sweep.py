@@ -110,7 +110,7 @@ def _run(
     while waiting or flying:
         while waiting and len(flying) < limit(allotment, nodes(), concurrency, joined):
             job = waiting.pop(0)
-            flying[task.remote(to_dict(job.experiment), str(job.folder), allotment.cpus)] = job
+            flying[task.remote(to_dict(job.experiment), str(job.folder), allotment.cpus, allotment.gpus)] = job
         found, _ = ray.wait(list(flying), num_returns=1, timeout=HEARTBEAT)
         if not found:
             yield None, len(flying)
@@ -124,20 +124,23 @@ def _run(
         yield Outcome(job, None if error else Run(job.folder).summary(), error), len(flying) + bool(waiting)
 
 
-def _train(experiment: dict[str, Any], folder: str, cpus: int) -> str | None:
+def _train(experiment: dict[str, Any], folder: str, cpus: int, gpus: float) -> str | None:
     """Run in a worker process; returns what went wrong, or None."""
     import torch
 
+    from mwray.cluster.device import device_of
     from mwray.config import read
     from mwray.train.loop import Left, train
     from mwray.train.sinks import PicturesSink, Sink, TensorBoardSink
     from mwray.train.sinks.arrays import ArraysSink
+    from mwray.worker import LocalWorker
 
     torch.set_num_threads(cpus)
     # Hundreds of short trainings would draw for a third of their time: a report draws what is looked at.
     sinks: list[Sink] = [TensorBoardSink(), PicturesSink(draw=False), ArraysSink()]
     try:
-        train(read(Experiment, experiment), Path(folder), sinks=sinks, leave=leave.asked)
+        worker = LocalWorker(device_of(gpus))
+        train(read(Experiment, experiment), Path(folder), worker=worker, sinks=sinks, leave=leave.asked)
     except (Left, LockedError):  # its machine is about to go, or the last one has not gone yet: it is started again
         raise
     except Exception as error:

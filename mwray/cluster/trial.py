@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from ray.tune.trainable import wrap_function
 
 from mwray.cluster import leave, warn
 from mwray.cluster.bucket import at_hand
+from mwray.cluster.device import device_of
 from mwray.cluster.failure import clear_failure, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.study import objective_of
 from mwray.cluster.worker import Stopped, TuneWorker
@@ -69,17 +69,8 @@ class Job:
         return Path(self.folder)
 
     def device(self) -> str:
-        """Where its worker computes: Ray shows a process only the GPUs that it was given.
-
-        Raises:
-            DeviceError: it was given one, and PyTorch has none.
-        """
-        if self.gpus and not torch.cuda.is_available():
-            raise DeviceError(
-                f"{socket.gethostname()} gave {self.gpus:g} GPU, and PyTorch {torch.__version__} sees none there: a "
-                "build for CPUs, or a driver that is too old? --gpus-per-trial 0 trains on CPUs"
-            )
-        return "cuda" if self.gpus else "cpu"
+        """Where its worker computes, as `device_of`."""
+        return device_of(self.gpus)
 
 
 def run_alone(config: Mapping[str, str]) -> None:
