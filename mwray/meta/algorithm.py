@@ -147,8 +147,9 @@ def _meta_step(
     """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass, which are returned."""
     ahead, still = _virtual_step(state, rule, gradients)
     at = dict(zip(state.aligned, ahead.parameters, strict=True))
-    with forward.recording.set_aside() if len(meta[0]) > LENT * len(forward.losses) else nullcontext():
-        meta_loss, slopes = gradient.meta_gradient(state.model, at, meta, rule.criterion, worker, still)
+    lends = meta[0].shape[: forward.losses.dim()].numel() > LENT * forward.losses.numel()
+    with forward.recording.set_aside() if lends else nullcontext(nullcontext()) as reading:
+        meta_loss, slopes = gradient.meta_gradient(state.model, at, meta, rule.criterion, worker, still, reading)
     state.meta_loss.copy_(meta_loss)
     direction = dict(zip(state.aligned, ahead.pull_back(slopes), strict=True))
     inner_products = gradient.inner_products(forward.recording, forward.losses, direction)

@@ -86,9 +86,9 @@ class Whole:
         # From here on: a forward may constrain its weights in place.
         self._versions = [parameter._version for parameter in self._parameters.values()]
 
-    def set_aside(self) -> AbstractContextManager[None]:
+    def set_aside(self) -> AbstractContextManager[AbstractContextManager[object]]:
         """Nothing is known of what the forward made: it all stays."""
-        return nullcontext()
+        return nullcontext(nullcontext())
 
     def _check(self, direction: Mapping[str, Tensor]) -> None:
         check_direction(self._model, self._parameters, direction)

@@ -11,6 +11,7 @@ The u_i are one directional derivative of the loss vector, so no graph of a grap
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,17 +42,20 @@ def meta_gradient(
     criterion: Criterion,
     worker: Worker,
     constants: Mapping[str, Tensor] | None = None,
+    reading: AbstractContextManager[object] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Mean loss [] of the clean batch `meta` at `parameters`, and its gradient there, both averaged over workers.
 
     Batch norm uses the batch's own statistics, as in training; running statistics stay as they are. Parameters of
     `model` that are in neither `parameters` nor `constants` keep their values; below the first of `parameters` no graph
-    is kept. Gradients come in the order of `parameters`; one that the loss does not reach is zero.
+    is kept. Gradients come in the order of `parameters`; one that the loss does not reach is zero. `reading` is what
+    `Recording.set_aside` gives: the model runs in it.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     state = {name: value.detach() for name, value in model.named_parameters()}
     state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
-    outputs = torch.func.functional_call(model, {**state, **(constants or {}), **leaves}, (meta[0],))
+    with reading or nullcontext():
+        outputs = torch.func.functional_call(model, {**state, **(constants or {}), **leaves}, (meta[0],))
     loss = criterion(outputs, meta[1]).mean(-1)
     slopes = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
     mean_loss, *mean_slopes = worker.average([loss.detach(), *slopes])

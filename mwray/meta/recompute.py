@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -165,10 +166,14 @@ class Recomputation:
             value.recipe, value.inputs = recipe, inputs
             self._order.append(value)
 
-    def release(self, keep: Tensor, held: set[int] | None) -> None:
-        """Empty the memory of all that can be had again, except that of `keep` and what is `held` (None: all of it)."""
+    def release(self, keep: Tensor, held: set[int] | None) -> list[int]:
+        """Empty the memory of all that can be had again, except that of `keep` and what is `held` (None: all of it).
+
+        Returns:
+            What was emptied: addresses of storages.
+        """
         if held is None:
-            return
+            return []
         kept = held | {keep.untyped_storage()._cdata}
         for value in self._order:
             storage = _storage(value) if value.alive() else None
@@ -178,6 +183,7 @@ class Recomputation:
                 self._released.append((value, storage, storage.nbytes()))
         for _, storage, _ in self._released:
             storage.resize_(0)
+        return [storage._cdata for _, storage, _ in self._released]
 
     def restore(self) -> None:
         """Fill what `release` has emptied."""
@@ -192,7 +198,7 @@ class Recomputation:
         self, operation: Operation, arguments: dict[str, Any], result: Any, results: Any
     ) -> tuple[Recipe | None, list[Any]]:
         """How to have `result` again, and the arguments for it; None: not to be computed again."""
-        if operation.functional is None or not isinstance(result, Tensor):
+        if operation.functional is None or not isinstance(result, Tensor) or not _strided(arguments.values()):
             return None, []
         if operation.name in PRODUCTS:
             if _products(operation.name, arguments, result) > self._limit:
@@ -237,6 +243,11 @@ class Recomputation:
             self._held.append(_storage(value))
             return True
         return value.recipe is not None and all(self._at_hand(inner) for inner in _parts(value.inputs))
+
+
+def _strided(arguments: Iterable[Any]) -> bool:
+    """Whether each tensor's numbers lie in one piece of memory, as those of sparse ones do not."""
+    return all(not isinstance(a, Tensor) or a.layout is torch.strided for a in arguments)
 
 
 def _parts(inputs: list[Any]) -> list[Part]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mwray.meta.duality import ALLOWED, defect
 from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
-from mwray.meta.held import held_by
+from mwray.meta.held import Watch, compiled, held_by
 from mwray.meta.pull_backs import PullBacks, pulled_back_twice, without_hooks
 from mwray.meta.recompute import Recomputation, Recompute
 from mwray.meta.rules import Unsupported
@@ -68,8 +68,11 @@ class Recording(Protocol):
             RuntimeError: the parameters have been changed since the forward.
         """
 
-    def set_aside(self) -> AbstractContextManager[None]:
-        """While it is entered, memory of the forward that can be had again is free for others, and nothing may read it.
+    def set_aside(self) -> AbstractContextManager[AbstractContextManager[object]]:
+        """While it is entered, memory of the forward that can be had again is free for others.
+
+        What it gives is to be entered around forwards of the model meanwhile: these may read tensors that the model
+        has kept. Nothing else may.
 
         Raises (at its end):
             RuntimeError: the parameters have been changed since the forward.
@@ -127,18 +130,21 @@ class Linearized:
         return torch.zeros_like(self.outputs) if tangent is None else tangent.clone()
 
     @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """Free what the tape has seen cheap operations make, and compute it again at the end."""
+    def set_aside(self) -> Iterator[AbstractContextManager[object]]:
+        """Free what the tape has seen cheap operations make, and compute it again at the end, or once it is read."""
         if self._tape.failure is not None:  # it has not seen all
-            yield
+            yield nullcontext()
             return
-        self._memory.release(self.outputs, held_by(self._model))
+        lent = self._memory.release(self.outputs, held_by(self._model))
         try:
-            yield
+            yield Watch(lent, self._fill) if lent and not compiled(self._model) else nullcontext()
         finally:
-            check_unchanged(self._parameters.values(), self._versions)
-            with torch.autocast(self.outputs.device.type, enabled=False):
-                self._memory.restore()
+            self._fill()
+
+    def _fill(self) -> None:
+        check_unchanged(self._parameters.values(), self._versions)
+        with torch.autocast(self.outputs.device.type, enabled=False):
+            self._memory.restore()
 
     def _follow(self, direction: Mapping[str, Tensor]) -> Tensor | None:
         """Along the tape, or by the first rung below it that can."""

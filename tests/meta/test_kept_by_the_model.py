@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from mwray import MetaWeightNet
 from mwray.meta import recompute, tangent
-from mwray.meta.held import held_by
+from mwray.meta.held import Watch, compiled, held_by
 from mwray.models.weight_net import WeightNet
 
 
@@ -87,6 +88,39 @@ class Hooked(Net):
         return z + 0.1 * self.seen()
 
 
+class Queue(Net):
+    """Where nobody thinks to look; one network more, which is none of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: deque[torch.Tensor] = deque(maxlen=1)
+        self.others = [Buffer().double()]
+
+    def kept(self, z):
+        before = self.queue[0].mean() if self.queue else 0.0
+        self.queue.append(F.relu(z).detach())
+        return self.others[0].kept(z + 0.1 * before)
+
+
+class Hidden(Net):
+    """In a place that cannot be looked into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        seen: list[torch.Tensor] = []
+
+        def kept(z):
+            before = seen[-1].mean() if seen else 0.0
+            seen.append(F.relu(z).detach())
+            return z + 0.1 * before
+
+        self.kept = kept  # type: ignore[method-assign]
+
+
+class Slots:
+    __slots__ = ("tensor",)
+
+
 def weight_net_gradients(model, what, steps=3):
     """Of a few steps; the same batches each time it is asked."""
     draws = torch.Generator().manual_seed(1)
@@ -105,7 +139,7 @@ WEIGHTS = WeightNet("1-6-1").double().state_dict()
 
 
 @pytest.mark.parametrize("what", ["cheap", "all"])
-@pytest.mark.parametrize("kind", [Buffer, Cache, Attribute, Hooked])
+@pytest.mark.parametrize("kind", [Buffer, Cache, Attribute, Hooked, Queue, Hidden])
 def test_the_steps_are_those_of_a_model_whose_memory_is_not_lent(kind, what):
     torch.manual_seed(3)
     one = kind().double()
@@ -127,3 +161,43 @@ def test_what_is_held_is_found_wherever_a_module_has_it():
 def test_hooks_of_one_s_own_may_keep_anything_and_pytorch_s_do_not():
     assert held_by(Hooked()) is None
     assert held_by(nn.utils.spectral_norm(copy.deepcopy(Net().stem))) is not None
+
+
+def test_a_hook_of_all_modules_may_keep_anything():
+    handle = nn.modules.module.register_module_forward_hook(lambda module, given, made: None)
+    try:
+        assert held_by(Net()) is None
+    finally:
+        handle.remove()
+    assert held_by(Net()) is not None
+
+
+def test_what_has_no_memory_of_its_own_is_passed_over():
+    model = Net()
+    model.register_buffer("graph", torch.eye(6).to_sparse())
+    model.register_buffer("rows", torch.eye(6).to_sparse_csr())
+    model.slots = Slots()
+    model.words = {f"word {i}": i for i in range(10**6)}
+    model.slots.tensor = torch.ones(2)
+    found = held_by(model)
+    for tensor in (model.graph._values(), model.rows.values(), model.slots.tensor):
+        assert tensor.untyped_storage()._cdata in found
+    x, y = torch.randn(6, 3, 12, 12), torch.randint(5, (6,))
+    MetaWeightNet(model, torch.optim.SGD(model.parameters(), lr=0.1)).step((x, y), (x, y))
+
+
+def test_memory_is_filled_once_and_before_it_is_read():
+    kept, other, calls = torch.ones(3), torch.ones(3), []
+    with Watch([kept.untyped_storage()._cdata], lambda: calls.append(float(other.sum()))):
+        assert float(other.sum()) == 3 and not calls
+        torch.cat([other, kept[1:]])
+        kept.add_(1)
+        assert calls == [3]
+
+
+def test_a_compiled_model_is_known():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    assert not compiled(model)
+    assert compiled(nn.Sequential(torch.compile(model)))
+    model[0].compile()
+    assert compiled(model)
