@@ -57,9 +57,9 @@ def _by_use(table: Tensor, indices: Tensor, wanted: bool) -> Tensor:
     """Each row divided by how often `indices` name it."""
     if not wanted:
         return table
-    uses = torch.zeros(len(table), dtype=table.dtype, device=table.device)
-    uses.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=table.dtype))
-    return table / uses.clamp_min_(1).unsqueeze(1)
+    uses = torch.zeros(len(table), device=table.device)  # float32: bfloat16 counts to 256
+    uses.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=uses.dtype))
+    return (table / uses.clamp_min_(1).unsqueeze(1)).to(table.dtype)
 
 
 def _taken(table: Tensor, rows: Tensor, sizes: Tensor) -> list[Tensor | None]:

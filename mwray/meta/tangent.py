@@ -12,12 +12,12 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from mwray.meta.duality import ALLOWED, defect
+from mwray.meta.duality import ALLOWED, ALLOWED_IN_HALF, Trust, defect
 from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
 from mwray.meta.held import Watch, compiled, held_by
 from mwray.meta.pull_backs import PullBacks, pulled_back_twice, without_hooks
@@ -39,8 +39,7 @@ NAMES: dict[Rung, str] = {ForwardMode: "in forward-mode AD", PullBacks: "by two 
 HIDDEN = "its backward pass does what no operation of its forward shows, as a hook of a grad_fn can"
 
 _failures: WeakKeyDictionary[nn.Module, Rung] = WeakKeyDictionary()
-_agreed: WeakSet[nn.Module] = WeakSet()
-"""Models whose tangent was found to be that of their backward pass."""
+_trust = Trust()
 _warned: set[tuple[type[nn.Module], str]] = set()
 
 
@@ -89,7 +88,10 @@ def record(model: nn.Module, x: Tensor, recompute: Recompute = "cheap") -> Recor
     Raises:
         ValueError: the model returns something else than one tensor.
     """
-    return _failures[model](model, x) if model in _failures else Linearized(model, x, recompute)
+    trusted = _trust.spend(model)
+    if trusted and model in _failures:
+        return _failures[model](model, x)
+    return Linearized(model, x, recompute, trusted)
 
 
 class Linearized:
@@ -97,7 +99,8 @@ class Linearized:
 
     A convolution costs conv(x', W) + conv(x, W'), batch norm one pass from its saved statistics, an activation its
     mask. What the tape keeps is what autograd keeps for the backward pass. The forward itself is the model's own:
-    `outputs` has the bits of model(x), and running statistics move once. Compiled models run eagerly in it.
+    `outputs` has the bits of model(x), and running statistics move once. Compiled models run eagerly in it. Unless the
+    model is `trusted`, its tangent is held to a backward pass.
 
     Raises:
         ValueError: the model returns something else than one tensor.
@@ -105,8 +108,8 @@ class Linearized:
 
     outputs: Tensor
 
-    def __init__(self, model: nn.Module, x: Tensor, recompute: Recompute = "cheap") -> None:
-        self._model, self._replay = model, Replay(model, x)
+    def __init__(self, model: nn.Module, x: Tensor, recompute: Recompute = "cheap", trusted: bool = False) -> None:
+        self._model, self._replay, self._trusted = model, Replay(model, x), trusted
         self._parameters = dict(model.named_parameters())
         self._memory = Recomputation(recompute)
         self._tape = Tape({name: p for name, p in self._parameters.items() if p.requires_grad}, self._memory)
@@ -158,18 +161,20 @@ class Linearized:
                 tangent = tape.tangent(direction)
         except Unsupported as refusal:
             return self._fall_back(direction, str(refusal), refusal.module)
-        if self._model not in _agreed and not self._agrees(tangent, direction):
+        if not self._trusted and not self._agrees(tangent, direction):
             return self._fall_back(direction, HIDDEN, None, "hook")
         return tangent
 
     def _agrees(self, tangent: Tensor | None, direction: Mapping[str, Tensor]) -> bool:
-        """Whether a backward pass bears the tangent out; true too where numbers that are not finite tell nothing."""
-        if self.outputs.is_cuda and torch.cuda.is_current_stream_capturing():
+        """Whether a backward pass bears the tangent out; true as well where it cannot be asked or is not finite."""
+        if self._tape.exchanges or (self.outputs.is_cuda and torch.cuda.is_current_stream_capturing()):
             return True
         found = defect(self.outputs, self._parameters, direction, tangent)
-        if found <= ALLOWED:
-            _agreed.add(self._model)
-        return not math.isfinite(found) or found <= ALLOWED
+        agrees = found <= (ALLOWED_IN_HALF if self.outputs.is_cuda or self._tape.narrow else ALLOWED)
+        if agrees:
+            self._trusted = True
+            _trust.give(self._model)
+        return agrees or not math.isfinite(found)
 
     def _fall_back(
         self, direction: Mapping[str, Tensor], reason: str, module: nn.Module | None, kind: str | None = None

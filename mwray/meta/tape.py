@@ -24,6 +24,7 @@ from mwray.meta.unseen import HOOK, GradientHook, Unseen
 
 assert rules_embedding and rules_exchange and rules_layers and rules_linear  # imported for the rules they register
 
+HALF = (torch.bfloat16, torch.float16)
 Sources = dict[str, Any]
 """By argument name its slot (an int), or for an argument that is a list of tensors a list of slots and None."""
 
@@ -59,6 +60,7 @@ class Tape(TorchDispatchMode):
         failure: why no tangent can be taken; None while it can.
         failed_in: the module that ran when that was found, if there was one.
         unseen: what the forward does that only its backward pass will show.
+        exchanges: whether it has asked other workers, so that its derivatives are sums over all of them.
     """
 
     def __init__(self, leaves: Mapping[str, Tensor], memory: Recomputation) -> None:
@@ -67,6 +69,7 @@ class Tape(TorchDispatchMode):
         self.failure: str | None = None
         self.failed_in: nn.Module | None = None
         self.unseen = Unseen()
+        self.exchanges = False
         self._entries: list[Entry] = []
         self._dead: list[list[int]] = []  # for each entry, the slots that nobody reads after it
         # The weak reference keeps the storage's address from being given to another one, not its memory.
@@ -84,6 +87,7 @@ class Tape(TorchDispatchMode):
             return func(*args, **kwargs)
         operation = operation_of(func)
         arguments = operation.bind(args, kwargs)
+        self.exchanges |= operation.ours
         if torch.is_grad_enabled() or operation.ours:
             self._look(arguments.values())
         if self.failure:
@@ -114,6 +118,12 @@ class Tape(TorchDispatchMode):
                 self._lost("the history of its outputs is not known (overlapping views)")
         self._slots.clear()
         self._prune()
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a result on it has half precision; true of a tape that failed, for it may have."""
+        targets = [target for entry in self._entries for target in entry.targets if target is not None]
+        return self.failure is not None or any(target.dtype in HALF for target in targets)
 
     def overwritten(self) -> bool:
         """Whether something that the tangent pass reads has been changed in place since it was recorded."""

@@ -48,7 +48,8 @@ def session(case, tmp_path, **values) -> Session:
 def test_no_step_waits_for_the_device(case, tmp_path):
     """Cropping, updating and tracking; between epochs the host may look."""
     one = session(case, tmp_path, model__name="small", data__augment=True)
-    tangent._agreed.update(networks(one.method))  # a model's first tangent is held to a backward pass, by the host
+    for network in networks(one.method):
+        tangent._trust.give(network)  # a model's first tangent is held to a backward pass, by the host
     for epoch in range(EPOCHS):
         one.tracker.reset()
         one.method.epoch_start(epoch)
