@@ -36,6 +36,10 @@ COSTS: dict[Rung, str] = {
 }
 NAMES: dict[Rung, str] = {ForwardMode: "in forward-mode AD", PullBacks: "by two pull-backs"}
 
+DIFFERS = (
+    "its tangent pass is not what its backward pass says: half precision loses so much of a gradient, as in sums over "
+    "an embedding's rows, or something on its graph changes gradients; float32 would tell which"
+)
 HIDDEN = "its backward pass does what no operation of its forward shows, as a hook of a grad_fn can"
 
 _failures: WeakKeyDictionary[nn.Module, Rung] = WeakKeyDictionary()
@@ -161,9 +165,13 @@ class Linearized:
                 tangent = tape.tangent(direction)
         except Unsupported as refusal:
             return self._fall_back(direction, str(refusal), refusal.module)
-        if not self._trusted and not self._agrees(tangent, direction):
-            return self._fall_back(direction, HIDDEN, None, "hook")
-        return tangent
+        if self._trusted or self._agrees(tangent, direction):
+            return tangent
+        if tape.narrow:  # some backward passes sum up in half precision: it may be these that are wrong
+            _trust.give(self._model)
+            _warn_once(self._model, DIFFERS)
+            return tangent
+        return self._fall_back(direction, HIDDEN, None, "hook")
 
     def _agrees(self, tangent: Tensor | None, direction: Mapping[str, Tensor]) -> bool:
         """Whether a backward pass bears the tangent out; true as well where it cannot be asked or is not finite."""
@@ -201,7 +209,7 @@ class Linearized:
                 refusals += f"; {NAMES[rung]}: {str(refusal).splitlines()[0]}"
             else:
                 _failures[self._model] = rung
-                _say_once(self._model, rung, reason)
+                _warn_once(self._model, f"its tangent pass {COSTS[rung]}: {reason}")
                 return tangent
         raise RuntimeError(f"{type(self._model).__name__} has no tangent pass: {reason}{refusals}")
 
@@ -214,11 +222,11 @@ class Linearized:
             return pulled_back_twice(self._replay.outputs(), self._parameters, direction)
 
 
-def _say_once(model: nn.Module, rung: Rung, reason: str) -> None:
+def _warn_once(model: nn.Module, text: str) -> None:
     kind = type(model)
-    if (kind, reason) not in _warned:
-        _warned.add((kind, reason))
-        log.warning("%s: its tangent pass %s: %s", kind.__name__, COSTS[rung], reason)
+    if (kind, text) not in _warned:
+        _warned.add((kind, text))
+        log.warning("%s: %s", kind.__name__, text)
 
 
 def _noticed_in(model: nn.Module, module: nn.Module | None) -> str:
