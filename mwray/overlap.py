@@ -36,8 +36,10 @@ class Bucket:
 
     def send(self, send: Send) -> None:
         """Send what is there, and zeros for what is not."""
-        found = zip(self.places, self.parameters, strict=True)
-        parts = [self.gradients.get(place, torch.zeros_like(parameter)) for place, parameter in found]
+        parts = [
+            self.gradients[place] if place in self.gradients else torch.zeros_like(parameter)
+            for place, parameter in zip(self.places, self.parameters, strict=True)
+        ]
         self.flat = torch.cat([part.detach().reshape(-1) for part in parts])
         self.gradients.clear()
         self.work = send(self.flat)
