@@ -15,11 +15,12 @@ from typing import Any
 
 from mwray import __version__, cli_reports, cli_studies
 from mwray.cli_arguments import gpus, gpus_or_auto, names, positive
-from mwray.cli_train import describe, finished, train_here, train_in_storage
-from mwray.config import ConfigError, assign, fingerprint, leaves
+from mwray.cli_train import describe, train_here, train_in_storage
+from mwray.config import ConfigError, assign, fingerprint, leaves, to_dict
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.recipes import RECIPES, recipe
+from mwray.records import Run
 from mwray.remote import Remote, is_remote
 from mwray.repeat import Repeat, repeat
 from mwray.reports.comparison import MEASURES
@@ -82,7 +83,7 @@ def train(options: argparse.Namespace) -> int:
         from mwray.cluster.trainer import fit
 
         print(describe(fit(experiment, folder, options.workers, address=options.address, gpus_per_worker=options.gpus)))
-    elif (summary := finished(folder, experiment)) is not None:
+    elif (summary := Run(folder).summary_of(to_dict(experiment))) is not None:
         print(f"Finished already:\n{describe(summary)}")
     else:
         train_here(experiment, folder, options, again)

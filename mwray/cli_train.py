@@ -20,19 +20,13 @@ if TYPE_CHECKING:
     from mwray.worker import Worker
 
 
-def finished(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The summary of this very experiment in `folder`; another one there is refused by `mwray.train.loop.train`."""
-    run = Run(folder)
-    return run.summary() if run.summary() is not None and run.experiment() == to_dict(experiment) else None
-
-
 def train_in_storage(experiment: Experiment, remote: Remote, options: argparse.Namespace, again: Repeat | None) -> int:
     """Train in a local copy of a folder in object storage, which is brought there after every epoch."""
     if options.workers > 1:
         raise ConfigError("--workers: over several workers, --folder has to be a path that all of them see")
     mirror = Mirror(remote, remote.scratch)
     mirror.pull()
-    if (summary := finished(remote.scratch, experiment)) is not None:
+    if (summary := Run(remote.scratch).summary_of(to_dict(experiment))) is not None:
         print(f"Finished already:\n{describe(summary)}")
     else:
         try:

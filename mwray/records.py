@@ -70,6 +70,11 @@ class Run:
         summary = dict(self._read("done"))
         return None if 0 < self._lines() < summary.get("epochs", 0) else summary
 
+    def summary_of(self, experiment: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What this very experiment, as nested plain data, came to here, or None."""
+        summary = self.summary()
+        return summary if summary is not None and self.experiment() == experiment else None
+
     @property
     def state(self) -> str:
         """Return "done", "started" or "empty"."""

@@ -27,6 +27,16 @@ def test_states_of_a_run(tmp_path):
     assert run.summary() == {"test.last": 0.5}
 
 
+def test_a_summary_is_that_of_the_experiment_asked_for_and_read_once(tmp_path, monkeypatch):
+    run = started(tmp_path)
+    assert run.summary_of({"seed": 1}) is None
+    run.finish({"test.last": 0.5})
+    asked, summary = [], Run.summary
+    monkeypatch.setattr(Run, "summary", lambda self: (asked.append(1), summary(self))[1])
+    assert run.summary_of({"seed": 1}) == {"test.last": 0.5} and len(asked) == 1
+    assert run.summary_of({"seed": 2}) is None
+
+
 def test_a_last_line_cut_short_is_left_out(tmp_path):
     run = started(tmp_path, [{"epoch": 1}, {"epoch": 2}])
     with (run.folder / "records.jsonl").open("a") as file:

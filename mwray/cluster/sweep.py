@@ -74,8 +74,8 @@ def sweep(
     assert len({job.folder for job in jobs}) == len(jobs), "two jobs share a folder"
     outcomes: dict[Path, Outcome] = {}
     for job in jobs:
-        if Run(job.folder).state == "done" and Run(job.folder).experiment() == to_dict(job.experiment):
-            outcomes[job.folder] = Outcome(job, Run(job.folder).summary())
+        if (summary := Run(job.folder).summary_of(to_dict(job.experiment))) is not None:
+            outcomes[job.folder] = Outcome(job, summary)
     missing = [job for job in jobs if job.folder not in outcomes]
     if missing:
         outlook = outlook or Counted(len(jobs), len(outcomes))

@@ -90,13 +90,14 @@ def train(
     """
     worker = worker or LocalWorker()
     experiment = read(Experiment, to_dict(experiment))
-    if (finished := summary_of(folder, experiment)) is not None:
+    run, values = Run(folder), to_dict(experiment)
+    if (finished := run.summary_of(values)) is not None:
         return finished
     alone = hold(folder) if worker.rank == 0 else nullcontext()
     keep_freed_memory()
     with alone, random_state_of_caller(worker.device), precision(experiment.precision):
         worker.average([torch.zeros(1, device=worker.device)])  # nobody looks for the folder before rank 0 has made it
-        if (finished := summary_of(folder, experiment)) is not None:  # by the process that was waited for
+        if (finished := run.summary_of(values)) is not None:  # by the process that was waited for
             return finished
         session = Session(experiment, folder, worker, sinks if worker.rank == 0 else (), leave)
         try:
@@ -117,12 +118,6 @@ def hold(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 (folder / NAME).unlink(missing_ok=True)
                 folder.rmdir()
-
-
-def summary_of(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The summary that `experiment` came to in `folder`, or None."""
-    summary = Run(folder).summary()
-    return summary if summary is not None and Run(folder).experiment() == to_dict(experiment) else None
 
 
 class Session:

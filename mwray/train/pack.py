@@ -21,8 +21,9 @@ from mwray.config import leaves, read, to_dict
 from mwray.experiment import Experiment
 from mwray.methods.base import Step
 from mwray.pack.stack import Pair, Stack, kind, phase, stack
+from mwray.records import Run
 from mwray.train.execution import precision
-from mwray.train.loop import Session, hold, stay, summary_of
+from mwray.train.loop import Session, hold, stay
 from mwray.train.memory import keep_freed_memory
 from mwray.train.sinks import Sink
 from mwray.worker import LocalWorker, Worker
@@ -100,10 +101,11 @@ class Pack:
         with ExitStack() as stack:
             try:
                 experiment = read(Experiment, to_dict(experiment))
-                if (finished := summary_of(folder, experiment)) is not None:
+                run, values = Run(folder), to_dict(experiment)
+                if (finished := run.summary_of(values)) is not None:
                     return Ended(finished)
                 stack.enter_context(hold(folder))
-                if (finished := summary_of(folder, experiment)) is not None:  # by the process that was waited for
+                if (finished := run.summary_of(values)) is not None:  # by the process that was waited for
                     return Ended(finished)
                 with torch.random.fork_rng(devices=_cuda(worker.device)):
                     session = Session(experiment, folder, worker, sinks, leave)
