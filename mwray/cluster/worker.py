@@ -108,7 +108,7 @@ class Several:
     def gradients(
         self, outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, retain_graph: bool = False
     ) -> list[Tensor]:
-        """Mean gradients, sent while the backward pass runs; as `Exchange.gradients`."""
+        """Mean gradients over workers, as `Exchange.gradients`."""
         return self._exchange.gradients(outputs, parameters, weights, retain_graph)
 
     def exchanged(self) -> Mapping[str, float]:
