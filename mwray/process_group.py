@@ -41,9 +41,10 @@ class Exchange:
     Time is the host's; on a GPU, where calls return before they are carried out, it is that of events in the stream.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+    def __init__(self, rank: int, size: int, device: torch.device, overlap: bool | None = None) -> None:
+        """Among `size` processes; `overlap` sends gradients during the backward pass (default: as `OVERLAP` says)."""
         self.rank, self.size, self.device = rank, size, device
-        self.overlap = os.environ.get(OVERLAP) == "1"
+        self.overlap = os.environ.get(OVERLAP) == "1" if overlap is None else overlap
         self.calls, self.bytes, self.seconds = 0, 0, 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -135,12 +136,13 @@ class ProcessGroupWorker:
     Gradients go by NCCL where every process has a GPU of its own, else by gloo.
     """
 
-    def __init__(self, device: torch.device | str | None = None) -> None:
+    def __init__(self, device: torch.device | str | None = None, overlap: bool | None = None) -> None:
         """Join the group that the environment describes; waits until all have come.
 
         Args:
             device: "cuda" is the GPU of this process's number on its machine; default: that, or the CPU where there are
                 fewer GPUs than processes.
+            overlap: as `Exchange` takes it.
 
         Raises:
             DeviceError: some processes have a GPU and others do not.
@@ -151,7 +153,7 @@ class ProcessGroupWorker:
             store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
             backend = _agreed(store, self.rank, self.size, self.device)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
-        self._exchange = Exchange(self.rank, self.size, self.device)
+        self._exchange = Exchange(self.rank, self.size, self.device, overlap)
 
     @staticmethod
     def launched() -> bool:

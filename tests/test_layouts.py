@@ -22,8 +22,7 @@ class Peerless(LocalWorker):
 
     def __init__(self, overlap: bool) -> None:
         super().__init__("cpu")
-        self.size, self._exchange = 2, Exchange(0, 2, torch.device("cpu"))
-        self._exchange.overlap = overlap
+        self.size, self._exchange = 2, Exchange(0, 2, torch.device("cpu"), overlap)
 
     def average(self, tensors):
         return self._exchange.average(tensors)

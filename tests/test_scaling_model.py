@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import scaling_model
+from benchmarks import scaling_model, workers
 from benchmarks.scaling_model import exchange, measured, modelled
 
 TIMES = (("resnet32", "plain", 2), ("resnet32", "mwnet", 5), ("wrn28-10", "plain", 30), ("wrn28-10", "mwnet", 90))
@@ -52,3 +52,13 @@ def test_counted_compute_is_ten_forwards_or_the_launch_of_the_kernels():
     operations, _ = scaling_model.counted("WRN-28-10")
     assert modelled("WRN-28-10", (1,))[0]["compute"] == pytest.approx(10 * operations / scaling_model.SPEED)
     assert modelled("ResNet-32", (1,))[0]["compute"] == scaling_model.LAUNCH
+
+
+def test_settings_that_are_not_given_are_null_in_the_report(tmp_path, monkeypatch):
+    names = ("seconds", "ratio", "expected", "exchange_seconds", "exchange_bytes", "exchange_calls")
+    row = {"form": "plain", "workers": 1, **dict.fromkeys(names, 1.0)}
+    monkeypatch.setattr(workers, "measure", lambda name, options: [row])
+    monkeypatch.setattr("sys.argv", ["workers", "--out", str(tmp_path)])
+    workers.main()
+    settings = json.loads((tmp_path / "workers.json").read_text())["settings"]
+    assert settings["gpu"] is None and settings["out"] == str(tmp_path) and settings["workers"] == [1, 2]

@@ -104,10 +104,10 @@ def test_one_process_exchanges_nothing_and_says_nothing_of_it(tmp_path):
     assert not any(name.startswith("exchange") for name in Run(tmp_path).records()[0])
 
 
-def exchange_both_ways(worker: process_group.ProcessGroupWorker, folder: Path) -> None:
+def exchange_both_ways(joined: Worker, folder: Path) -> None:
     """Two types of number, several buckets, one parameter of no use, another used twice, weights, the graph kept."""
     overlap.BUCKET = 2000  # one layer
-    worker._exchange.overlap = True
+    worker = process_group.ProcessGroupWorker("cpu", overlap=True)
     close = partial(
         torch.testing.assert_close, rtol=0 if worker.size == 2 else 1e-5, atol=0 if worker.size == 2 else 1e-7
     )
