@@ -20,8 +20,8 @@ DEPTH = 3
 """Lists in lists in an attribute: deeper ones are not looked through."""
 MOST = 100
 """Entries of a collection that are looked at: going through a vocabulary of words in every step would cost more."""
-_OWN = {"_parameters", "_modules"}
-"""Of a module's attributes, those that a forward does not make."""
+_OWN = frozenset(vars(nn.Module())) - {"_buffers"}
+"""Attributes that every module has, and in which a forward keeps nothing."""
 _CODE = (FunctionType, MethodType, BuiltinFunctionType, ModuleType)
 _PLAIN = (bool, int, float, str, bytes, type(None), type)
 
@@ -107,5 +107,7 @@ def _inside(value: Any, seen: set[int]) -> Iterable[Any]:
 
 def _attributes(value: Any) -> list[Any]:
     own = [part for name, part in getattr(value, "__dict__", {}).items() if name not in _OWN]
+    if isinstance(value, nn.Module):
+        return own
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
     return own + [getattr(value, name, None) for name in slots if isinstance(name, str)]
