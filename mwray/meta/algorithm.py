@@ -87,6 +87,8 @@ def iterate(state: State, rule: Rule, batch: Pair, meta: Pair | None, worker: Wo
     Moves what `state` holds - model, weight net, both optimisers' state, `meta_loss` - and nothing else.
     """
     state.model.train()
+    for parameter in state.trained.values():
+        parameter.grad = None  # the last step's, as large as the model
     return _follow(state, rule, batch, worker) if meta is None else _learn(state, rule, batch, meta, worker)
 
 
@@ -115,6 +117,8 @@ def _learn(state: State, rule: Rule, batch: Pair, meta: Pair, worker: Worker) ->
     moving = state.trained if rule.order == "lagged" else {name: state.trained[name] for name in state.aligned}
     gradients = worker.gradients(losses, list(moving.values()), weights.eta, retain_graph=True)
     slopes = dict(zip(moving, gradients, strict=True))
+    if rule.order == "exact":
+        gradients.clear()
     alignment = _meta_step(state, rule, _Forward(recording, losses, weights), slopes, meta, worker)
     if rule.order == "lagged":
         assert isinstance(weights, Multipliers)
@@ -144,14 +148,21 @@ def _learning_weights(state: State, rule: Rule, losses: Tensor, classes: Tensor,
 def _meta_step(
     state: State, rule: Rule, forward: _Forward, gradients: dict[str, Tensor], meta: Pair, worker: Worker
 ) -> Tensor:
-    """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass, which are returned."""
+    """theta+: Eq. 4, its gradient by Eq. 6 with the inner products u [n] of one tangent pass, which are returned.
+
+    Empties `gradients`: each of g, w_hat and g_m is as large as the model, and gone when the next one has been made.
+    """
     ahead, still = _virtual_step(state, rule, gradients)
+    gradients.clear()
     at = dict(zip(state.aligned, ahead.parameters, strict=True))
     lends = meta[0].shape[: forward.losses.dim()].numel() > LENT * forward.losses.numel()
     with forward.recording.set_aside() if lends else nullcontext(nullcontext()) as reading:
         meta_loss, slopes = gradient.meta_gradient(state.model, at, meta, rule.criterion, worker, still, reading)
+    for made in (ahead.parameters, at, still):
+        made.clear()
     state.meta_loss.copy_(meta_loss)
     direction = dict(zip(state.aligned, ahead.pull_back(slopes), strict=True))
+    slopes.clear()
     inner_products = gradient.inner_products(forward.recording, forward.losses, direction)
     theta = list(state.weight_net.parameters())
     by_theta = torch.autograd.grad(forward.weights.surrogate(inner_products, worker), theta)

@@ -46,8 +46,9 @@ class L2RW(OneNetwork):
         recording = record(network, batch.x, recompute.chosen())
         losses = cross_entropy(recording.outputs, batch.y)
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        with recording.set_aside():
-            meta_loss, slopes = meta_gradient(network, trained, (meta.x, meta.y), cross_entropy, self.worker)
+        clean = (meta.x, meta.y)
+        with recording.set_aside() as reading:
+            meta_loss, slopes = meta_gradient(network, trained, clean, cross_entropy, self.worker, reading=reading)
         alignment = inner_products(recording, losses, dict(zip(trained, slopes, strict=True)))
         weights = clipped(alignment, self.worker)
         weighted = (weights.eta * losses).sum()
