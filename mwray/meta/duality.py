@@ -32,8 +32,9 @@ def defect(
 ) -> float:
     """|<c, J v> - <J'c, v>| as a share of its terms' size, where `tangent` (None: zero) is said to be J v.
 
-    Takes one pull-back from `outputs` to `parameters`; their graph stays as it is. `direction` v is by name. Not finite
-    where a number in it is not. The host waits for the device.
+    Takes one pull-back from `outputs` to `parameters`; their graph stays as it is. `direction` v is by name. NaN where
+    all terms are zero, as in a first step at a learning rate of zero; not finite where a number is not. The host waits
+    for the device.
     """
     given = torch.zeros_like(outputs) if tangent is None else tangent.detach()
     # Along J v, where nothing cancels, and a little beside it, where J v may lack something.
@@ -49,7 +50,7 @@ def defect(
     total = sum((terms.sum() for terms in theirs), ours.new_zeros(()))
     squares = sum((terms.square().sum() for terms in theirs), ours.new_zeros(()))
     size = torch.stack([ours.norm(), squares.sqrt(), ours.sum().abs(), total.abs()]).amax()
-    return float((ours.sum() - total).abs() / size) if size else 0.0
+    return float((ours.sum() - total).abs() / size)
 
 
 class Trust:

@@ -6,7 +6,8 @@ forward, since a model may keep a tensor where nobody looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ MOST = 100
 _OWN = frozenset(vars(nn.Module())) - {"_buffers"}
 """Attributes that every module has, and in which a forward keeps nothing."""
 _CODE = (FunctionType, MethodType, BuiltinFunctionType, ModuleType)
+_COLLECTIONS = (list, tuple, set, frozenset, deque)
 _PLAIN = (bool, int, float, str, bytes, type(None), type)
 
 
@@ -102,7 +104,7 @@ def _inside(value: Any, seen: set[int]) -> Iterable[Any]:
         return [part for module in value.modules() for part in _attributes(module)]
     if isinstance(value, Mapping):
         return islice(value.values(), MOST)
-    return islice(value, MOST) if isinstance(value, Collection) else _attributes(value)
+    return islice(value, MOST) if isinstance(value, _COLLECTIONS) else _attributes(value)
 
 
 def _attributes(value: Any) -> list[Any]:

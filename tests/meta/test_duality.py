@@ -58,8 +58,8 @@ def test_edges():
     model = nn.Linear(3, 2)
     parameters, x = dict(model.named_parameters()), torch.ones(4, 3)
     zero = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    assert defect(model(x), parameters, zero, None) == 0
-    assert defect(model(x), parameters, {}, None) == 0
+    assert math.isnan(defect(model(x), parameters, zero, None))
+    assert math.isnan(defect(model(x), parameters, {}, None))
     assert defect(model(x), parameters, {}, torch.ones(4, 2)) > ALLOWED  # nothing moves, and yet it is said to
     assert defect(model(x).sum(), parameters, zero | {"bias": torch.ones(2)}, torch.tensor(8.0)) < 1e-6
     assert math.isnan(defect(model(x) * math.inf, parameters, zero | {"bias": torch.ones(2)}, torch.ones(4, 2)))
@@ -93,6 +93,27 @@ def test_numbers_that_are_not_finite_tell_nothing(caplog):
         model.bias.fill_(math.inf)
     tangent = record(model, torch.full((4, 3), 1e30)).tangent({"weight": torch.full((2, 3), 1e30)})
     assert not tangent.isfinite().all() and not caplog.records
+
+
+def test_a_step_that_goes_nowhere_earns_no_trust(caplog):
+    """A learning rate that rises from zero."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(768, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.body(x.flatten(1)).tanh()
+            outputs: Tensor = self.head(hidden)
+            hidden.grad_fn.register_prehook(lambda to_outputs: tuple(-g for g in to_outputs))
+            return outputs
+
+    model, x = Late().double(), images()
+    direction = random_direction(model)
+    tangent = record(model, x).tangent({name: torch.zeros_like(v) for name, v in direction.items()})
+    assert not tangent.any() and not caplog.records
+    assert relative(record(model, x).tangent(direction), PullBacks(model, x).tangent(direction)) < 1e-12
 
 
 def test_a_hidden_backward_that_is_not_linear_is_refused():
