@@ -155,6 +155,7 @@ def _meta_step(
     ahead, still = _virtual_step(state, rule, gradients)
     gradients.clear()
     at = dict(zip(state.aligned, ahead.parameters, strict=True))
+    still |= gradient.copies(state.model, forward.recording, {**at, **still})
     lends = meta[0].shape[: forward.losses.dim()].numel() > LENT * forward.losses.numel()
     with forward.recording.set_aside() if lends else nullcontext(nullcontext()) as reading:
         meta_loss, slopes = gradient.meta_gradient(state.model, at, meta, rule.criterion, worker, still, reading)

@@ -7,7 +7,7 @@ differentiates it all the same; reverse mode and `Linearized` do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -78,13 +78,16 @@ class Whole:
 
     Attributes:
         outputs: model(x), attached to the graph of the model's parameters; buffers moved once, as by any forward.
+        written: names of the parameters that the forward has written to.
     """
 
-    def __init__(self, model: nn.Module, outputs: Tensor) -> None:
-        self._model, self.outputs = model, outputs
-        self._parameters = dict(model.named_parameters())
+    def __init__(self, model: nn.Module, forward: Callable[[], Tensor]) -> None:
+        self._model, self._parameters = model, dict(model.named_parameters())
+        before = versions(self._parameters)
+        self.outputs = forward()
         # From here on: a forward may constrain its weights in place.
-        self._versions = [parameter._version for parameter in self._parameters.values()]
+        self._versions = versions(self._parameters)
+        self.written = changed(before, self._versions)
 
     def set_aside(self) -> AbstractContextManager[AbstractContextManager[object]]:
         """Nothing is known of what the forward made: it all stays."""
@@ -92,7 +95,7 @@ class Whole:
 
     def _check(self, direction: Mapping[str, Tensor]) -> None:
         check_direction(self._model, self._parameters, direction)
-        check_unchanged(self._parameters.values(), self._versions)
+        check_unchanged(self._parameters, self._versions)
 
 
 class ForwardMode(Whole):
@@ -106,7 +109,7 @@ class ForwardMode(Whole):
         self._replay = Replay(model, x)
         # Fused attention kernels draw dropout masks that the replay could not draw again.
         with sdpa_kernel(SDPBackend.MATH):
-            super().__init__(model, single_tensor(model, model(x.detach())))
+            super().__init__(model, lambda: single_tensor(model, model(x.detach())))
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.
@@ -147,9 +150,19 @@ def check_direction(model: nn.Module, parameters: Mapping[str, Tensor], directio
             )
 
 
-def check_unchanged(parameters: Iterable[Tensor], versions: Iterable[int]) -> None:
+def versions(parameters: Mapping[str, Tensor]) -> dict[str, int]:
+    """How often each has been written to."""
+    return {name: parameter._version for name, parameter in parameters.items()}
+
+
+def changed(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+    """Names whose versions differ."""
+    return [name for name, version in after.items() if before[name] != version]
+
+
+def check_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, int]) -> None:
     """Refuse, with RuntimeError, parameters that have other versions now than they had."""
-    if any(parameter._version != version for parameter, version in zip(parameters, versions, strict=True)):
+    if changed(before, versions(parameters)):
         raise RuntimeError("the parameters were changed after the forward: take the tangent before the optimiser steps")
 
 

@@ -10,7 +10,7 @@ The u_i are one directional derivative of the loss vector, so no graph of a grap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -60,6 +60,15 @@ def meta_gradient(
     slopes = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
     mean_loss, *mean_slopes = worker.average([loss.detach(), *slopes])
     return mean_loss, mean_slopes
+
+
+def copies(model: nn.Module, recording: Recording, moved: Container[str]) -> dict[str, Tensor]:
+    """Copies of the parameters, by name, to which a forward of `model` writes and which are not `moved`.
+
+    For `constants`: the meta pass leaves the model as it is, and a forward may constrain its weights in place.
+    """
+    held = dict(model.named_parameters()) if recording.written else {}
+    return {name: held[name].detach().clone() for name in recording.written if name not in moved}
 
 
 def inner_products(recording: Recording, losses: Tensor, direction: Mapping[str, Tensor]) -> Tensor:

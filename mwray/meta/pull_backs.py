@@ -31,7 +31,7 @@ class PullBacks(Whole):
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         # Neither fused attention nor what torch.compile makes can be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-            super().__init__(model, without_hooks(single_tensor(model, model(x.detach()))))
+            super().__init__(model, lambda: without_hooks(single_tensor(model, model(x.detach()))))
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at w + eps * direction, eps = 0; same shape as `outputs`, no graph.

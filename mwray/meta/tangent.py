@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from mwray.meta.duality import ALLOWED, ALLOWED_IN_HALF, Trust, defect
-from mwray.meta.forward_mode import ForwardMode, Replay, check_direction, check_unchanged, single_tensor
+from mwray.meta.forward_mode import (
+    ForwardMode,
+    Replay,
+    changed,
+    check_direction,
+    check_unchanged,
+    single_tensor,
+    versions,
+)
 from mwray.meta.held import Watch, compiled, held_by
 from mwray.meta.pull_backs import PullBacks, pulled_back_twice, without_hooks
 from mwray.meta.recompute import Recomputation, Recompute
@@ -53,9 +61,11 @@ class Recording(Protocol):
     Attributes:
         outputs: model(x) in the model's present mode, attached to the autograd graph of its own parameters; running
             statistics have moved once.
+        written: names of the parameters that the forward has written to.
     """
 
     outputs: Tensor
+    written: list[str]
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` by eps at parameters w + eps * direction, eps = 0, without an autograd graph.
@@ -115,6 +125,7 @@ class Linearized:
     def __init__(self, model: nn.Module, x: Tensor, recompute: Recompute = "cheap", trusted: bool = False) -> None:
         self._model, self._replay, self._trusted = model, Replay(model, x), trusted
         self._parameters = dict(model.named_parameters())
+        before = versions(self._parameters)
         self._memory = Recomputation(recompute)
         self._tape = Tape({name: p for name, p in self._parameters.items() if p.requires_grad}, self._memory)
         # Weights that autocast had cast earlier would come to the tape without their history.
@@ -124,12 +135,13 @@ class Linearized:
         self._tape.finish(outputs)
         self.outputs = without_hooks(outputs)
         # From here on: a forward may constrain its weights in place.
-        self._versions = [parameter._version for parameter in self._parameters.values()]
+        self._versions = versions(self._parameters)
+        self.written = changed(before, self._versions)
 
     def tangent(self, direction: Mapping[str, Tensor]) -> Tensor:
         """Derivative of `outputs` along `direction`, as `Recording.tangent` says."""
         check_direction(self._model, self._parameters, direction)
-        check_unchanged(self._parameters.values(), self._versions)
+        check_unchanged(self._parameters, self._versions)
         if not all(self._parameters[name].requires_grad for name in direction):
             tangent = self._replay.tangent(direction)  # the tape begins at what has a gradient
         else:
@@ -149,7 +161,7 @@ class Linearized:
             self._fill()
 
     def _fill(self) -> None:
-        check_unchanged(self._parameters.values(), self._versions)
+        check_unchanged(self._parameters, self._versions)
         with torch.autocast(self.outputs.device.type, enabled=False):
             self._memory.restore()
 

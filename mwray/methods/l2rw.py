@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mwray.data.loader import Batch
 from mwray.meta import recompute
-from mwray.meta.gradient import cross_entropy, inner_products, meta_gradient
+from mwray.meta.gradient import copies, cross_entropy, inner_products, meta_gradient
 from mwray.meta.tangent import record
 from mwray.meta.weights import Multipliers, weigh
 from mwray.methods.base import Setup, Step
@@ -48,7 +48,8 @@ class L2RW(OneNetwork):
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         clean = (meta.x, meta.y)
         with recording.set_aside() as reading:
-            meta_loss, slopes = meta_gradient(network, trained, clean, cross_entropy, self.worker, reading=reading)
+            still = copies(network, recording, trained)
+            meta_loss, slopes = meta_gradient(network, trained, clean, cross_entropy, self.worker, still, reading)
         alignment = inner_products(recording, losses, dict(zip(trained, slopes, strict=True)))
         weights = clipped(alignment, self.worker)
         weighted = (weights.eta * losses).sum()

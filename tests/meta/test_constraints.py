@@ -59,3 +59,20 @@ def test_a_constraint_in_the_forward_is_no_change_after_it(kind):
         model.body.weight.mul_(2)
     with pytest.raises(RuntimeError, match="before the optimiser steps"):
         recording.tangent({})
+
+
+def test_weights_below_the_last_stage_may_be_constrained():
+    """The step is that of a network whose weights were short before it, and which leaves them alone."""
+    ends = []
+    for kept_short in (True, False):
+        torch.manual_seed(0)
+        model = MaxNorm().double()
+        if not kept_short:
+            with torch.no_grad():
+                model.body.weight.copy_(model.body.weight.renorm(2, 0, 0.4))
+            model.forward = lambda x, own=model: own.head(own.body(x.flatten(1)).tanh())
+        mwn = MetaWeightNet(model, torch.optim.SGD(model.parameters(), lr=0.1), "1-5-1", layers=["head"])
+        mwn.step(*((images(n), torch.arange(n) % 5) for n in (8, 6)))
+        ends.append([*model.parameters(), *mwn.weight_net.parameters()])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
