@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -54,10 +54,12 @@ class MetaWeightNet:
             to rounding): "nothing" (peak twice that of plain training), "cheap" (1.5 times: normalisation, activations,
             sums), "all" (1.14 times: convolutions and products too, one forward more).
         criterion: per-sample losses [n] from outputs and targets; loss i must depend on output i alone.
-        worker: averages over several processes; default: this one alone.
+        worker: averages over several processes, such as `mwray.process_group.ProcessGroupWorker()` under torchrun, in
+            place of DistributedDataParallel; default: this one alone.
 
     Raises:
-        ValueError: the optimiser holds no trainable parameter of the model, or a choice above is not one of those.
+        ValueError: the optimiser holds no trainable parameter of the model, a choice above is not one of those, the
+            model is wrapped for another way to train over processes, or processes begin with different weights.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class MetaWeightNet:
         _check_together(weight_net, optimizer, conditioning, order, input)
         if every < 1:
             raise ValueError(f"every is {every}; it can be 1 (each step moves the weight net) or more")
+        _check_whole(model)
         trained = _trained(model, optimizer)
         first = next(iter(trained.values()))
         net = weight_net.to(first.device) if isinstance(weight_net, nn.Module) else _made(weight_net, first)
@@ -101,6 +104,7 @@ class MetaWeightNet:
         self.every = every
         self.steps = 0
         self.worker: Worker = worker or LocalWorker(first.device)
+        _check_alike(self.worker, {"model": model, "weight_net": net})
 
     @property
     def weight_net(self) -> nn.Module:
@@ -209,6 +213,36 @@ def _check_together(
         )
     if order == "lagged":
         gradient.check_known(optimizer, "order='lagged'", "order='exact'")
+
+
+PARALLEL = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
+"""Of torch: they average or gather what a backward pass gives, and the gradients here are taken without one."""
+
+
+def _check_whole(model: nn.Module) -> None:
+    """Refuse, with ValueError, a model of which each process would train its own."""
+    for name, module in model.named_modules():
+        kinds = PARALLEL & {kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.")}
+        if kinds:
+            raise ValueError(
+                f"model{name and '.' + name} is {'a ' + kinds.pop()}: give the module inside, and worker="
+                "mwray.process_group.ProcessGroupWorker() to train over several processes"
+            )
+
+
+def _check_alike(worker: Worker, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse, with ValueError and on every worker, weights that are not the same on all of them."""
+    if worker.size == 1:
+        return
+    norms = [[p.detach().double().norm() for p in module.parameters()] for module in modules.values()]
+    own = torch.stack([torch.stack(of_one).norm() for of_one in norms])
+    (mean,) = worker.average([own])
+    (share,) = worker.average([((mean - own).abs() > 1e-9 * own).double()])
+    if bool(share.any()):
+        raise ValueError(
+            f"{list(modules)[int(share.argmax())]} begins with different weights on different workers: call "
+            "torch.manual_seed alike on all of them before it is made"
+        )
 
 
 def _check(**given: str) -> None:
