@@ -54,6 +54,12 @@ def test_counted_compute_is_ten_forwards_or_the_launch_of_the_kernels():
     assert modelled("ResNet-32", (1,))[0]["compute"] == scaling_model.LAUNCH
 
 
+def test_the_speed_is_that_of_the_measurement_that_it_stands_for():
+    operations, _ = scaling_model.counted("ResNet-50")
+    images = scaling_model.NETWORKS["ResNet-50"][2]
+    assert scaling_model.SPEED / (3 * operations / images) == pytest.approx(2470, rel=0.01)
+
+
 def test_settings_that_are_not_given_are_null_in_the_report(tmp_path, monkeypatch):
     names = ("seconds", "ratio", "expected", "exchange_seconds", "exchange_bytes", "exchange_calls")
     row = {"form": "plain", "workers": 1, **dict.fromkeys(names, 1.0)}
