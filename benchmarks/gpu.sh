@@ -24,6 +24,6 @@ if not torch.cuda.is_available():
 print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, Python {sys.version.split()[0]}", flush=True)
 END
 code=0
-timeout 230 "$PYTHON" -m pytest -p no:cacheprovider -m gpu tests/gpu -n 4 --dist worksteal --maxfail=30 || code=$?
-timeout 300 "$PYTHON" -m benchmarks.gpu --limit 240 "$@" || code=$?
+timeout 220 "$PYTHON" -m pytest -p no:cacheprovider -m gpu tests/gpu -n 4 --dist worksteal --maxfail=30 || code=$?
+timeout 290 "$PYTHON" -m benchmarks.gpu --limit 230 "$@" || code=$?
 exit $code
