@@ -42,7 +42,7 @@ NETWORKS: dict[str, tuple[Any, tuple[int, int, int], int]] = {
 """By name: how to build it, its images, and images per GPU (and as many meta images): the paper's batches."""
 
 ASSUMPTIONS = (
-    f"compute: 10 forwards (plain: 3) of counted operations at {SPEED:.2e} per second, what one A100 was measured to reach "
+    f"compute: 10 forwards (plain: 3) of counted operations at {SPEED:.2e} per second, what an A100 was measured at "
     f"in ResNet-50, and {1e3 * LAUNCH:g} ms at least",
     f"exchange: 2 (W - 1) / W of the bytes at {LINK_INSIDE:.1e} B/s inside a host of 8, {LINK_OUTSIDE:.1e} outside",
     f"latency: {1e6 * LATENCY_INSIDE:g} us inside, {1e6 * LATENCY_OUTSIDE:g} us outside, times log2 W, per exchange",
