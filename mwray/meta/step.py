@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -29,7 +30,9 @@ class MetaWeightNet:
         mwn.weights(torch.linspace(0, 5, 100))            # the learned weight of each loss
 
     The model is any `nn.Module`; its optimiser is any `torch.optim.Optimizer` and is stepped here, so call neither
-    `backward` nor `optimizer.step`. Change the learning rate between steps as you always do.
+    `backward` nor `optimizer.step`. Change the learning rate between steps as you always do. What you would do to
+    the gradients before the real step, such as clipping them, goes into a function of (optimizer, args, kwargs) that
+    returns None, given to `optimizer.register_step_pre_hook`; the look-ahead knows nothing of it.
 
     Args:
         model: the classifier; put in training mode by `step`.
@@ -81,11 +84,14 @@ class MetaWeightNet:
         criterion: Criterion = cross_entropy,
         worker: Worker | None = None,
     ) -> None:
+        _check_kinds(model, optimizer, weight_net)
         _check(weight_map=weight_map, look_ahead=look_ahead, input=input, conditioning=conditioning)
         _check(order=order, recompute=recompute)
         _check_together(weight_net, optimizer, conditioning, order, input)
-        if every < 1:
-            raise ValueError(f"every is {every}; it can be 1 (each step moves the weight net) or more")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is {every}; it can be 1 (each step moves the weight net) or more, a whole number")
+        if not tau > 0:
+            raise ValueError(f"tau is {tau}; it stands in for a sum of zero that is divided by: give more than 0")
         _check_whole(model)
         trained = _trained(model, optimizer)
         first = next(iter(trained.values()))
@@ -100,7 +106,7 @@ class MetaWeightNet:
             torch.full((), torch.nan, device=first.device),
         )
         ahead: Literal["sgd", "optimizer"] = "optimizer" if order == "lagged" else look_ahead
-        self.rule = Rule(weight_map, tau, ahead, input, conditioning, order, recompute, criterion)
+        self.rule = Rule(weight_map, tau, ahead, input, conditioning, order, recompute, _per_sample(criterion))
         self.every = every
         self.steps = 0
         self.worker: Worker = worker or LocalWorker(first.device)
@@ -120,7 +126,13 @@ class MetaWeightNet:
         """One iteration of Algorithm 1 on a training batch and a clean meta batch, each (inputs, targets).
 
         Without a meta batch the weight net stays as it is.
+
+        Raises:
+            ValueError: a batch is no pair of tensors or holds no sample, or the criterion gives not one loss for each.
         """
+        _check_batch("batch", batch)
+        if meta is not None:
+            _check_batch("meta", meta)
         step = iterate(self.state, self.rule, batch, meta if self.learns else None, self.worker)
         self.steps += 1
         return step
@@ -243,6 +255,53 @@ def _check_alike(worker: Worker, modules: Mapping[str, nn.Module]) -> None:
             f"{list(modules)[int(share.argmax())]} begins with different weights on different workers: call "
             "torch.manual_seed alike on all of them before it is made"
         )
+
+
+def _check_kinds(model: object, optimizer: object, weight_net: object) -> None:
+    """Refuse what is of another kind than asked for, and an optimiser that only steps with a closure."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {_kind(model)}; it must be an nn.Module: MetaWeightNet(model, optimizer)")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizer is {_kind(optimizer)}; it must be a torch.optim.Optimizer")
+    if not isinstance(weight_net, str | nn.Module):
+        raise ValueError(f"weight_net is {weight_net!r}; give a shape such as '1-100-1', or an nn.Module")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:  # told here: the weight net would have moved before
+        raise ValueError(
+            f"optimizer is {_kind(optimizer)}, which computes the loss anew by a closure in its step; here are only "
+            "gradients, so take one that steps along these, such as SGD or AdamW"
+        )
+
+
+def _check_batch(name: str, batch: Pair) -> None:
+    parts = batch if isinstance(batch, tuple | list) else [batch]
+    if len(parts) < 2 or not all(isinstance(part, Tensor) for part in parts[:2]):
+        given = ", ".join(map(_kind, parts))
+        raise ValueError(f"{name} is ({given}); it must be a pair of tensors, (inputs, targets)")
+    if parts[0].shape[:1].numel() == 0:
+        raise ValueError(f"{name} holds no sample: its inputs are {list(parts[0].shape)}; leave an empty batch out")
+
+
+def _per_sample(criterion: Criterion) -> Criterion:
+    """`criterion`, refused as soon as it gives not one loss for each sample: PyTorch's losses take the mean by default,
+    and a mean of the batch has nothing left to weigh."""
+    if criterion is cross_entropy:
+        return criterion
+
+    def checked(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = criterion(outputs, targets)
+        if losses.shape != outputs.shape[:1]:
+            raise ValueError(
+                f"criterion gives losses of the shape {list(losses.shape)} for {len(outputs)} samples; it must give "
+                "one for each, [n]: reduction='none', and the mean over all other dimensions"
+            )
+        return losses
+
+    return checked
+
+
+def _kind(thing: object) -> str:
+    return type(thing).__name__
 
 
 def _check(**given: str) -> None:
