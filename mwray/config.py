@@ -118,6 +118,18 @@ def assign(settings: T, assignments: Iterable[str]) -> T:
     return override(settings, values)
 
 
+def refuse_chosen(names: Iterable[str], chosen: Mapping[str, str]) -> None:
+    """Refuse what something else chooses for each training: one value for all would put it under others' names.
+
+    Raises:
+        ConfigError: one of `names` is, or lies in, a field of `chosen`, which maps it to what chooses it.
+    """
+    for name in names:
+        for field, by in chosen.items():
+            if name == field or name.startswith(f"{field}."):
+                raise ConfigError(f"--set {name}: {by} chooses it for each training here; use that instead")
+
+
 def fingerprint(settings: Any) -> str:
     """Twelve hexadecimal digits that are equal for equal settings and differ otherwise (SHA-256 of sorted JSON)."""
     return fingerprint_of(to_dict(settings))
@@ -209,6 +221,17 @@ def _dotted(cls: type, location: tuple[int | str, ...]) -> tuple[str, type | Non
     return ".".join(parts), owner
 
 
+def _having(cls: type, name: str) -> list[str]:
+    """Tags of the members of a tagged union that have the field `name` (dotted)."""
+    options = [cls]
+    *path, last = name.split(".")
+    for part in path:
+        hints = [get_type_hints(option, include_extras=True) for option in options]
+        options = [member for hint in hints if part in hint for member in _members(hint[part])]
+    found = [_tag(option) for option in options if any(field.name == last for field in dataclasses.fields(option))]
+    return [tag for tag in found if tag is not None]
+
+
 def _tag(cls: type) -> str | None:
     hint = get_type_hints(cls).get("name")
     return get_args(hint)[0] if get_origin(hint) is Literal else None
@@ -219,6 +242,8 @@ def _explain(cls: type, data: Mapping[str, Any], mistake: Any) -> str:
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         prefix = name.rsplit(".", 1)[0] + "." if "." in name else ""
         siblings = [prefix + field.name for field in dataclasses.fields(owner)] if owner else []
+        if owner and (others := _having(cls, name)):  # not misspelt: another method's own, say
+            return f"{name}: {_tag(owner)!r} has no such field; it belongs to {', '.join(map(repr, others))}."
         hint = nearest(name, siblings) or nearest(name, names(cls))
         known = f" Known here: {', '.join(sorted(siblings))}." if siblings and not hint else ""
         return f"{name}: there is no such field.{hint}{known}"

@@ -35,6 +35,11 @@ def test_every_leaf_can_be_set_by_its_name():
         ({"epochs": 1.5}, "epochs: 1.5 was given"),
         ({"optimizer.milestones": [30, 20]}, "milestones must rise"),
         ({"data.bias.noise": "none"}, "rate is 0.4 but noise is 'none'"),
+        (
+            {"method.name": "glc", "method.meta.every": 5},
+            "method.meta: 'glc' has no such field; it belongs to 'mwnet'.",
+        ),
+        ({"method.matrix": "true"}, "method.matrix: 'mwnet' has no such field; it belongs to 'forward'."),
         ({"nothing.here": 1}, "nothing: there is no such field"),
         ({"optimizer.lr": float("nan")}, "optimizer.lr"),
     ],

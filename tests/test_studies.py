@@ -138,6 +138,9 @@ def test_figure_4_has_every_bias_on_both_networks(tmp_path):
         ({"values": {"epoch": 3}}, r"epoch: there is no such field\. Did you mean 'epochs'\?"),
         ({"values": {"method.weight_net.shap": "1-5-1"}}, r"Did you mean 'method.weight_net.shape'\?"),
         ({"values": {"epochs": -1}}, r"epochs: -1 was given"),
+        ({"values": {"method.name": "base"}}, r"--set method.name: --rows chooses it"),
+        ({"values": {"seed": 3}}, r"--set seed: --seeds chooses it"),
+        ({"values": {"data.bias.rate": 0.2}}, r"--set data.bias.rate: --columns chooses it"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(tmp_path, arguments, message):

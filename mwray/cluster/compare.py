@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mwray.cluster.sweep import Job, Outcome, sweep
-from mwray.config import ConfigError, fingerprint, leaves, override, parse
+from mwray.config import ConfigError, fingerprint, leaves, override, parse, refuse_chosen
 from mwray.experiment import Experiment
 from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
@@ -80,6 +80,7 @@ def _experiment(
 ) -> Experiment:
     base = override(recipe(name), {"method.name": method, "seed": seed})
     given = {**values, **dict(parse(base, assignment) for assignment in assignments)}
+    refuse_chosen(given, {"method.name": "--methods", "seed": "--seeds"})
     return override(base, {key: value for key, value in given.items() if _meant_for(key, base)})
 
 

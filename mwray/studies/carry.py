@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mwray.config import ConfigError, override
+from mwray.config import ConfigError, override, refuse_chosen
 from mwray.data.sizes import CLASSES
 from mwray.experiment import Experiment
 from mwray.recipes import recipe
@@ -67,6 +67,7 @@ def carry(
         WeightNetError: the file is not a weight net that can be used.
     """
     values = values or {}
+    refuse_chosen(values, {"method.name": "--methods", "seed": "--seeds", "data.source": "--source and --target"})
     goal = recipe(target)
     given = None if file is None else _read(file)
     rivals = {name: _rival(goal, name, values) for name in methods}

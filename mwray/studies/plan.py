@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mwray.config import ConfigError, fingerprint, leaves, names, nearest, override
+from mwray.config import ConfigError, fingerprint, leaves, names, nearest, override, refuse_chosen
 from mwray.experiment import Experiment
 from mwray.reports.cells import Cell, mark
 from mwray.studies.presets import PRESETS, Bias, Preset, stretch
@@ -22,6 +22,9 @@ from mwray.studies.tables import MWNET, STUDIES, Row, Study
 
 SOURCE_SEED = 1000
 """Added to the seed where a weight net is carried within one data set: it is learned on another split and noise."""
+
+CHOSEN = {"method.name": "--rows", "seed": "--seeds", "data.source": "--preset", "data.bias": "--columns"}
+"""What a table's rows, columns and seeds are, and no setting of all of them."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def plan(
     chosen = _chosen("--rows", rows, {row.name: row for row in study.rows}, study)
     places = {f"{dataset}, {bias}": (dataset, bias) for dataset, bias in study.columns(size)}
     values = dict(values or {})
+    refuse_chosen(values, CHOSEN)
     layout = _Layout(study, size, variant(preset, values), root / variant(preset, values), values)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     trainings: dict[Path, Training] = {}

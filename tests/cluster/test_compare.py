@@ -21,3 +21,9 @@ def test_what_is_typed_is_read_as_each_methods_own_field_asks_for():
     assert (base.method.name, base.epochs, base.seed) == ("base", 2, 1)
     with pytest.raises(ConfigError, match="not of the form field=value"):
         _experiment("digits", "base", 0, {}, ["epochs"])
+
+
+@pytest.mark.parametrize(("typed", "option"), [("method.name=base", "--methods"), ("seed=3", "--seeds")])
+def test_what_the_rows_are_is_not_set_for_all_of_them(typed, option):
+    with pytest.raises(ConfigError, match=f"{option} chooses it"):
+        _experiment("digits", "mwnet", 0, {}, [typed])
