@@ -73,6 +73,7 @@ def _address_for_a_path(options: argparse.Namespace) -> str | None:
 
 def train(options: argparse.Namespace) -> int:
     """Train one experiment, here or over several workers, and say what came out."""
+    _without_effect(options)
     again = _again(options)
     experiment = _experiment(options, again.experiment if again else None)
     if is_remote(options.folder):
@@ -173,6 +174,16 @@ def run_name(name: str, experiment: Experiment) -> str:
     return f"{name}-{experiment.method.name}-seed{experiment.seed}-{fingerprint(experiment)}"
 
 
+def _without_effect(options: argparse.Namespace) -> None:
+    """Refuse what a training in this process, or over several workers, would not look at."""
+    several = options.workers > 1
+    kind = "over several workers" if several else "in this process"
+    cure = "leave it out" if several else "give --workers 2 or more"
+    for name in ("device", "checkpoint_every") if several else ("address", "gpus"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name.replace('_', '-')}: a training {kind} does not look at it; {cure}")
+
+
 def _again(options: argparse.Namespace) -> Repeat | None:
     """What `--from` names, if it is given."""
     if options.source is None:
@@ -228,7 +239,7 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
     one.add_argument("--workers", type=positive, default=1, help="train over so many Ray Train workers")
     one.add_argument("--gpus", type=gpus, default=0, help="GPUs for each of several workers")
     one.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    one.add_argument("--checkpoint-every", type=positive, default=1, metavar="EPOCHS")
+    one.add_argument("--checkpoint-every", type=positive, metavar="EPOCHS", help="default: 1")
     one.set_defaults(verb=train)
     return one
 

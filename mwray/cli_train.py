@@ -75,7 +75,7 @@ def train_here(
                 folder,
                 worker=worker,
                 sinks=sinks,
-                checkpoint_every=options.checkpoint_every,
+                checkpoint_every=options.checkpoint_every or 1,
                 leave=lambda: asked[0] if asked else None,
             )
         except Left as why:

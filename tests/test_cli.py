@@ -27,6 +27,9 @@ def refused(capsys, *arguments: str, code: int = 2) -> str:
         (["--set", "batch_size=5000"], "batch_size: a batch of 5000 images cannot be drawn from 1007"),
         (["--set", "data.num_meta=5000"], "data.num_meta: 5000"),
         (["--set", "method.name=frozen", "--set", "method.file=none.json"], "method.file: none.json cannot be used"),
+        (["--gpus", "1"], "--gpus: a training in this process does not look at it; give --workers 2 or more"),
+        (["--address", "auto"], "--address: a training in this process"),
+        (["--workers", "2", "--device", "cpu"], "--device: a training over several workers does not look at it"),
         (["--set", "method.name=frozen"], "method: give either file, or shape and parameters"),
     ],
 )
