@@ -311,10 +311,11 @@ class Session:
 
     def _check_finite(self, epoch: int, step: int) -> None:
         if not self.tracker.finite():
+            kept = checkpoint.files(self.record.folder)  # none in the first epoch: a folder to look into would mislead
             raise NonFiniteLoss(
                 f"epoch {epoch + 1}: the loss is not finite after step {step} of {self.steps} (looked at every "
-                f"{CHECK_EVERY} steps). A smaller optimizer.lr than {self.experiment.optimizer.lr} is the usual cure; "
-                f"the last good checkpoint is kept in {self.record.folder}"
+                f"{CHECK_EVERY} steps). A smaller optimizer.lr than {self.experiment.optimizer.lr} is the usual cure"
+                + (f"; the last good checkpoint is kept: {kept[0]}" if kept else "")
             )
 
     def _evaluate(self, arrays: dict[str, np.ndarray]) -> dict[str, float]:

@@ -161,9 +161,15 @@ def test_the_classifier_starts_from_the_same_weights_under_every_method(tmp_path
 
 
 def test_divergence_stops_the_run_and_names_the_step(tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"epoch 1: .* after step \d+ of 4 .*optimizer.lr than 1e\+30"):
+    with pytest.raises(NonFiniteLoss, match=r"epoch 1: .* after step \d+ of 4 .*optimizer.lr than 1e\+30.* cure$"):
         run(short("base", optimizer__lr=1e30), tmp_path / "a")
     assert Run(tmp_path / "a").state == "started"
+
+
+def test_divergence_names_a_checkpoint_where_there_is_one(tmp_path):
+    late = short("base", optimizer__factor=1e30, optimizer__milestones=[2])
+    with pytest.raises(NonFiniteLoss, match=r"epoch 3: .* the last good checkpoint is kept: .*checkpoint-000002-"):
+        run(late, tmp_path / "a")
 
 
 def test_the_callers_random_state_is_left_alone(tmp_path):
