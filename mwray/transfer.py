@@ -64,4 +64,5 @@ def load(path: Path | str) -> LearnedWeightNet:
     try:
         return LearnedWeightNet.from_text(Path(path).read_text())
     except (WeightNetError, ConfigError, OSError, UnicodeDecodeError) as error:
-        raise WeightNetError(f"{path} cannot be used: {error}") from error
+        why = (isinstance(error, OSError) and error.strerror) or error  # the rest would name the file again
+        raise WeightNetError(f"{path} cannot be used: {why}") from error

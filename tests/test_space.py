@@ -185,6 +185,9 @@ def test_errors_of_the_file_name_the_file_and_the_line(tmp_path):
         load(path)
     with pytest.raises(ConfigError, match=r"Did you mean '.*s\.yaml'"):
         load(tmp_path / "t.yaml")
+    path.write_text("")
+    with pytest.raises(ConfigError, match="is empty, and a mapping with `recipe` and `search` is needed"):
+        load(path)
 
 
 def test_the_command_line_wins_over_the_file_and_is_checked_alike(tmp_path):

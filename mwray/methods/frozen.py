@@ -117,7 +117,8 @@ def _learned(settings: FrozenSettings) -> LearnedWeightNet:
     try:
         return LearnedWeightNet.from_text(_find(settings.file).read_text())
     except (WeightNetError, ConfigError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"method.file: {settings.file} cannot be used: {error}") from error
+        why = (isinstance(error, OSError) and error.strerror) or error  # the rest would name the file again
+        raise ConfigError(f"method.file: {settings.file} cannot be used: {why}") from error
 
 
 def _find(file: str) -> Path:

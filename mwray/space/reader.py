@@ -40,7 +40,8 @@ def load(path: Path | str, assignments: Sequence[str] = (), seeds: int | None = 
     except (yaml.YAMLError, TypeError) as error:  # a character that YAML has not; a key that is a list
         raise ConfigError(f"{path}: is not a YAML file of plain names and values ({error})") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds {type(data).__name__}, and a mapping with `recipe` and `search` is needed")
+        holds = "is empty" if data is None else f"holds {type(data).__name__}"
+        raise ConfigError(f"{path}: {holds}, and a mapping with `recipe` and `search` is needed")
     return build(data if seeds is None else {**data, "seeds": seeds}, str(path), assignments)
 
 
