@@ -25,7 +25,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 78rem; font: 16px/1.5 system-ui
   background: var(--paper); }
 h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .3rem; }
 p, li, figcaption, summary { max-width: 62rem; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
-a { color: var(--best); } nav ul { columns: 18rem; padding-left: 1.2rem; }
+a { color: var(--best); } nav ul { columns: 18rem; padding-left: 1.2rem; } nav li { break-inside: avoid; }
 .wide { overflow-x: auto; width: fit-content; max-width: 100%; border: 1px solid var(--line); border-radius: 6px;
   margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; min-width: 30%; }

@@ -40,7 +40,8 @@ def report(root: Path, out: Path, measure: str = "test.last", says: Mapping[str,
     entries = find(root)
     if not entries:
         raise ReportError(
-            f"{root}: no run of a table is in this folder; `python launch/tables.py --table 3` makes some"
+            f"{root}: no run of a table is in this folder; `python launch/tables.py --table 3` makes some, and "
+            "`--figure all --runs FOLDER` draws from any runs"
         )
     found = tables(entries, measure, says)
     for table in found:

@@ -164,7 +164,10 @@ def build(entries: Sequence[Entry], measure: str, says: Mapping[str, str] | None
     if published and cell.preset != "paper":
         title = f"after the paper's {title}"
     note = published.note if published and any(one.paper for one in cells.values()) else ""
-    size = (says or {}).get(cell.preset.split("+")[0], "")
+    preset, *changed = cell.preset.split("+")
+    size = (says or {}).get(preset, "")
+    if size and changed:  # what was changed may be what it says: its number of epochs
+        size += f" Changed here: {', '.join(changed)}."
     schedules = EQUAL if any(entry.cell.beside for entry in entries) else ""
     notes = " ".join(part for part in (size, note, schedules) if part)
     return Table(cell.table, title, cell.preset, measure, rows, columns, cells, notes)

@@ -135,7 +135,7 @@ def test_a_report_has_every_table_and_figure_and_needs_nothing_from_outside(tmp_
 
 
 def test_no_run_no_report(tmp_path):
-    with pytest.raises(ReportError, match="no run of a table is in this folder"):
+    with pytest.raises(ReportError, match="no run of a table is in this folder.*--runs FOLDER"):
         report(tmp_path, tmp_path / "out")
 
 

@@ -89,7 +89,7 @@ def test_a_data_set_that_the_paper_has_not_gets_columns_of_its_own_in_the_paper_
 def test_what_a_reader_has_to_know_of_a_preset_is_said_also_of_a_changed_one(tmp_path):
     fill(tmp_path, 0.9, row="MW-Net", dataset="digits", preset="digits+epochs=2")
     (table,) = tables(find(tmp_path), says={"digits": "Small."})
-    assert table.note == "Small."
+    assert table.note == "Small. Changed here: epochs=2."
 
 
 def test_presets_and_tables_stay_apart_and_a_run_may_fill_cells_of_both(tmp_path):
