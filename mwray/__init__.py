@@ -22,3 +22,8 @@ def __getattr__(name: str) -> Any:
 
         return MetaWeightNet
     raise AttributeError(f"module 'mwray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With what is not imported yet: a notebook completes names by it."""
+    return sorted({*globals(), *__all__})

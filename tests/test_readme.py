@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import mwray
 from mwray.cli import main
 from mwray.recipes import RECIPES
 
@@ -21,6 +22,14 @@ def test_the_loop_of_your_own_runs(capsys):
     batches = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(5)]
     exec(code, {"model": nn.Linear(4, 3), "noisy_batches": batches, "clean_batches": batches[:2]})
     assert "tensor" in capsys.readouterr().out
+
+
+def test_commands_follow_the_line_that_makes_python_the_right_one():
+    assert -1 < TEXT.find(". .venv/bin/activate") < TEXT.find("    python launch/")
+
+
+def test_a_notebook_completes_what_is_imported_late():
+    assert "MetaWeightNet" in dir(mwray)
 
 
 def test_files_and_recipes_that_it_names_exist():

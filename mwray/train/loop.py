@@ -59,7 +59,7 @@ class NonFiniteLoss(UserError, FloatingPointError):
 
 def train(
     experiment: Experiment,
-    folder: Path,
+    folder: Path | str,
     *,
     worker: Worker | None = None,
     sinks: Sequence[Sink] = (),
@@ -88,7 +88,7 @@ def train(
         NonFiniteLoss: the loss is not finite; names epoch and step.
         RecordError: `folder` holds another experiment.
     """
-    worker = worker or LocalWorker()
+    worker, folder = worker or LocalWorker(), Path(folder)
     experiment = read(Experiment, to_dict(experiment))
     run, values = Run(folder), to_dict(experiment)
     if (finished := run.summary_of(values)) is not None:

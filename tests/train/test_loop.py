@@ -191,3 +191,8 @@ def test_settings_built_in_code_are_checked_too(tmp_path):
 
     with pytest.raises(ConfigError, match="epochs: -1 was given"):
         run(replace(short(), epochs=-1), tmp_path / "a")
+
+
+def test_a_folder_may_be_text(tmp_path):
+    summary = train(short("base", epochs=1), str(tmp_path / "a"))
+    assert Run(tmp_path / "a").summary() == summary
