@@ -98,20 +98,28 @@ def write_atomically(path: Path, data: bytes, *, make_folder: bool = True, limit
     def write() -> None:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):  # of a folder that has vanished; `remove_parts` finds it later
-                Path(name).unlink(missing_ok=True)
+            _write_whole(path, data)
+        except OSError as error:  # which names the part, and nobody has heard of that
+            error.filename, error.filename2 = str(path), None
             raise
 
     patiently(write, path, limit)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):  # of a folder that has vanished; `remove_parts` finds it later
+            Path(name).unlink(missing_ok=True)
+        raise
 
 
 class Appender:

@@ -68,6 +68,14 @@ def test_what_waiting_does_not_mend_is_raised_at_once(tmp_path, clock):
     assert error.value.errno == errno.ENAMETOOLONG and clock[0] == 0
 
 
+def test_a_file_that_cannot_be_written_is_named_and_not_its_half_written_part(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_atomically(tmp_path / "folder", b"x")
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_folder_that_vanished_is_waited_for_and_not_made_anew(tmp_path, monkeypatch, clock):
     folder = tmp_path / "mount" / "run"
     folder.mkdir(parents=True)

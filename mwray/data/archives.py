@@ -156,8 +156,9 @@ def _download(archive: Archive, root: Path) -> None:
 
 def _explain(archive: Archive, searched: Sequence[Path]) -> str:
     target = searched[0]
+    folders = ", ".join(f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in searched)
     return (
-        f"{archive.name} is in none of the folders searched: {', '.join(map(str, searched))}. "
+        f"{archive.name} is in none of the folders searched: {folders}. "
         f"Download it with: python -m mwray fetch {archive.name} --data {target} - "
         f"or put Parquet shards of it (train-*.parquet, test-*.parquet) in {target / archive.subfolders[0]} - "
         "or name the folder that holds it in the environment variable MWRAY_DATA."
