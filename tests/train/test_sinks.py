@@ -10,6 +10,7 @@ from rich.console import Console
 from mwray.config import override
 from mwray.experiment import Experiment
 from mwray.train.sinks import ConsoleSink, PicturesSink, RunInfo, Sink, TensorBoardSink
+from mwray.train.sinks.console import COLUMNS
 from mwray.train.sinks.history import History
 from mwray.train.sinks.pictures import Pace
 from tests.train.runs import arrays, info, tell, values
@@ -81,6 +82,19 @@ def test_pipe_gets_plain_lines(tmp_path: Path) -> None:
     assert epochs[1].split() == ["2/4", "0.1", "1.000", "20.0%", "0.900", "5,000", "2.0"]
     assert {len(line) for line in epochs} == {len(heading)}
     assert any("oracle" in line and line.endswith("40.00%") for line in lines)
+
+
+def test_a_terminal_too_narrow_for_a_line_gets_a_shorter_one(tmp_path: Path) -> None:
+    every = dict.fromkeys(COLUMNS, 0.5)
+    for width, left_out in ((120, set()), (104, {"s"}), (80, {"s", "img/s", "lr", "AUC"})):
+        xterm = {"force_terminal": True, "force_interactive": False, "_environ": {"TERM": "xterm"}}  # without a bar
+        console = Console(file=io.StringIO(), width=width, **xterm)
+        sink = ConsoleSink(console)
+        sink.start(info(tmp_path))
+        sink.write(1, every, {})
+        heading, epoch = text(console).splitlines()[1:3]
+        assert len(heading) == len(epoch) <= width
+        assert {"s", "img/s", "lr", "AUC"} - set(heading.split()) == left_out
 
 
 def test_resumed_run_says_where_it_goes_on(tmp_path: Path) -> None:

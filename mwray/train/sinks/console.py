@@ -41,6 +41,9 @@ COLUMNS = {
 }
 """Numbers in an epoch's line: heading (losses are training and meta loss; observed and true are training accuracy)."""
 
+SPARED = ("seconds", "images_per_second", "lr", "train.weight_auc")
+"""Left out in this order where a terminal is too narrow for a line; all are in the records."""
+
 SUMMARY = {
     "test.last": "test accuracy, last epoch",
     "test.last5": "test accuracy, mean of the last five epochs",
@@ -79,6 +82,9 @@ class ConsoleSink:
         """Print the line of an epoch, under a heading the first time."""
         if not self.names:
             self.names = [name for name in COLUMNS if name in values]
+            for name in SPARED:
+                if self.console.is_terminal and self._line_width() > self.console.width and name in self.names:
+                    self.names.remove(name)
             self._print("  ".join(["epoch".rjust(self._epoch_width), *(self._cell(name, None) for name in self.names)]))
         number = f"{epoch}/{self.run.epochs}".rjust(self._epoch_width)
         self._print("  ".join([number, *(self._cell(name, values.get(name, np.nan)) for name in self.names)]))
@@ -103,6 +109,9 @@ class ConsoleSink:
     @property
     def _epoch_width(self) -> int:
         return max(len("epoch"), 2 * len(str(self.run.epochs)) + 1)
+
+    def _line_width(self) -> int:
+        return self._epoch_width + sum(2 + len(self._cell(name, None)) for name in self.names)
 
     def _cell(self, name: str, value: float | None) -> str:
         """A number (NaN: a dash), or the heading for None, as wide as both need."""
