@@ -125,7 +125,9 @@ class MetaWeightNet:
     def step(self, batch: Pair, meta: Pair | None) -> MetaStep:
         """One iteration of Algorithm 1 on a training batch and a clean meta batch, each (inputs, targets).
 
-        Without a meta batch the weight net stays as it is.
+        Without a meta batch the weight net stays as it is. No step waits for the device to look at its numbers: a loss
+        that is not finite, of either batch, spoils both networks for good, so look at `losses` and `meta_loss` of
+        what is returned now and then.
 
         Raises:
             ValueError: a batch is no pair of tensors or holds no sample, or the criterion gives not one loss for each.
