@@ -23,7 +23,7 @@ test: $(VENV)/.dev  ## the tests, without those marked slow
 test-slow: $(VENV)/.dev  ## the slow ones
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-cluster: $(VENV)/.dev  ## a cluster of three hosts on this machine (root; apt-get install openssh-server iproute2 rsync)
+test-cluster: $(VENV)/.dev  ## clusters of hosts on this machine, 8 to 20 minutes (root; openssh-server iproute2 rsync awscli)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 test-faults: $(VENV)/.dev  ## every process of a search killed 20 times (an hour); prints what was lost

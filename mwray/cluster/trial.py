@@ -114,7 +114,11 @@ def ready(job: Job) -> str | None:
     try:
         _reach(job)
         job.device()
-    except (StorageError, DeviceError) as error:
+    except DeviceError as error:
+        with suppress(OSError):  # a first start has no folder yet, and to write in there would be waited for in vain
+            job.path.mkdir(parents=True, exist_ok=True)
+        return note_failure(job.path, error)
+    except StorageError as error:
         return note_failure(job.path, error)
     return None
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mwray.cluster import packed
-from mwray.cluster.failure import Hopeless, clear_starts, count_start, note_failure
+from mwray.cluster.failure import Hopeless, clear_starts, count_start, failure_of, note_failure
 from mwray.cluster.packed import Packed, Process
 from mwray.cluster.study import Study
-from mwray.cluster.trial import Job, outcome
+from mwray.cluster.trial import Job, outcome, ready
 from mwray.storage import StorageError
 from tests.cluster.helpers import finish_run, space
 from tests.cluster.test_session import session_of
@@ -40,6 +42,17 @@ def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(tmp_path):
     assert reason.startswith("StorageError: x: No space left on device, still after 120 s (seen from ")
     assert outcome(job, reason) == {"outcome": "failed", "reason": reason}
     assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_trial_on_a_machine_without_the_gpu_that_it_promised_says_so_at_once(tmp_path):
+    """Its folder is made by its first training, which never begins; a missing one is waited for, as a lost disk is."""
+    job = Job.of(space().base, tmp_path / "trials" / "0000", "validation.accuracy", gpus=0.5)
+    began = time.monotonic()
+    reason = ready(job)
+    assert reason is not None and "gave 0.5 GPU, and PyTorch" in reason and "--gpus-per-trial 0" in reason
+    assert failure_of(job.path)["reason"] == reason and time.monotonic() - began < 10
+    assert outcome(job, reason)["outcome"] == "failed"
 
 
 def test_a_packed_search_whose_storage_fails_while_it_stops_still_ends_in_order(tmp_path, monkeypatch):

@@ -69,6 +69,16 @@ def installed(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mista
         yield document.mistake(("setup_commands",), f"no command installs mwray; run {INSTALLER}")
 
 
+def head_setup(document: Document, prepared: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Nothing is installed on the head behind the back of the environment that install.sh makes."""
+    if _provider(prepared) in TYPE_KEYS and "head_setup_commands" not in document.data:
+        yield document.mistake(
+            ("setup_commands",),
+            "without head_setup_commands: [] Ray runs a `pip install` of its own on the head, which fails where pip is "
+            "missing (uv's environments) or refuses (Ubuntu's), and then no head is ever ready",
+        )
+
+
 def secrets(document: Document) -> Iterator[Mistake]:
     """No secret is written down: the file is copied, shown and committed. For any kind of file."""
     lines = set()  # once, where several places share it by an alias
@@ -225,8 +235,8 @@ def shared_storage(document: Document, prepared: Mapping[str, Any]) -> Iterator[
 
 
 RULES: tuple[Rule, ...] = (
-    versions, installed, mounted_files, token, head_command, worker_command, node_types, priced, removed, ports,
-    shared_storage, provider_settings, node_configs,
+    versions, installed, head_setup, mounted_files, token, head_command, worker_command, node_types, priced, removed,
+    ports, shared_storage, provider_settings, node_configs,
 )  # fmt: skip
 
 

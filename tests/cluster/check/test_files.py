@@ -92,6 +92,7 @@ AWS_MISTAKES = {
         "docker: {",
         "2.60.0",
     ),
+    "Ray's own pip": ("head_setup_commands: []\n", "", "setup_commands:", "without head_setup_commands"),
     "dashboard to all": (HEAD, "--dashboard-host=0.0.0.0", "--dashboard-host=0.0.0.0", "opens the dashboard"),
     "no dashboard": (HEAD, "--include-dashboard=False", "--include-dashboard", "never frees"),
     "no autoscaler": (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "ray start --head", "no worker"),

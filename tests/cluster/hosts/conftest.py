@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.hosts.account import ROOT, Account, opened
+from tests.cluster.hosts.cloud import SETTINGS, stamp
 from tests.cluster.hosts.machines import Machine, machines, missing, shared, wait_for
 
-ROOT = Path(__file__).parents[3]
 HOSTS = ("head", "worker1", "worker2")
 JOINED = 400.0
 """Seconds until all hosts are in the cluster, at most; 20 on an idle machine."""
@@ -61,18 +62,19 @@ def cluster() -> Cluster:
         yield cluster
 
 
-def _installed(machine: Machine) -> None:
-    """As install.sh leaves a host, without its gigabytes: the environment of these tests stands for a new one.
+@pytest.fixture(scope="module")
+def account() -> Iterator[Account]:
+    """An account at a stand-in of AWS, with a cluster up."""
+    with opened() as account:
+        print(account.run("ray up --yes cluster.yaml"))
+        yield account
 
-    What that one has of mwray is this checkout; a host uses its own copy, which `ray up` brings. Ray gives up on a node
-    that has not started within half a minute: too soon where three hosts start on two busy cores.
-    """
-    (machine.home / ".bashrc").write_text("export PYTHONPATH=$HOME/mwray RAY_raylet_start_wait_time_s=180\n")
-    venv = machine.home / "venv"
-    venv.symlink_to(sys.prefix)
-    parts = [(ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")]
-    digest = hashlib.sha256(b"".join([*parts, f"{venv}\n".encode()])).hexdigest()
-    (machine.home / ".mwray-installed").write_text(f"{digest}  -\n")
+
+def _installed(machine: Machine) -> None:
+    """As install.sh leaves a host, without its gigabytes: the environment of these tests stands for a new one."""
+    (machine.home / ".bashrc").write_text(SETTINGS)
+    (machine.home / "venv").symlink_to(sys.prefix)
+    (machine.home / ".mwray-installed").write_text(stamp(ROOT, f"{machine.home}/venv"))
 
 
 def _open_with_key(laptop: Machine) -> None:

@@ -7,14 +7,17 @@ with its parent, and takes its network and its mounts along.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +29,8 @@ SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 STARTED = 60.0
 """Seconds until a machine answers, at most."""
 
-# What a machine runs first, in its own namespaces; sshd stays as their process 1. $1 is its folder.
+# What a machine runs first, in its own namespaces; sshd stays as their process 1. $1 is its folder, where `boot` may be
+# what else a machine of its kind does.
 INIT = """
 mount --make-rprivate /
 hostname "$(cat "$1/name")"
@@ -37,6 +41,7 @@ mount --bind "$1/hosts" /etc/hosts
 mount --bind "$1/ray" /tmp/ray
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /mnt && mkdir /mnt/mwray && mount --bind "$2" /mnt/mwray
+[ ! -e "$1/boot" ] || . "$1/boot"
 exec "$3" -D -e -f "$1/sshd_config"
 """
 
@@ -148,7 +153,11 @@ def machines(names: Sequence[str]) -> Iterator[dict[str, Machine]]:
     base = Path(tempfile.mkdtemp(prefix="mwray-hosts-", dir="/var/tmp"))
     made = {name: Machine(name, f"{NETWORK}.{10 + number}", base / name) for number, name in enumerate(names)}
     try:
-        _prepare(base, list(made.values()))
+        (base / "shared").mkdir()
+        for key in ("user", "host"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(base / key)], check=True)
+        for machine in made.values():
+            prepare(machine, list(made.values()), f"{base}/user.pub")
         for machine in made.values():
             machine.start(base / "shared")
         _connect(list(made.values()))
@@ -164,48 +173,68 @@ def shared(machine: Machine) -> Path:
     return machine.folder.parent / "shared"
 
 
-def _prepare(base: Path, made: Sequence[Machine]) -> None:
-    """Files of each machine: home, users, names of the others, one key that opens all."""
-    (base / "shared").mkdir()
-    for key in ("user", "host"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(base / key)], check=True)
-    hosts = "".join(f"{machine.address} {machine.name}\n" for machine in made)
-    users = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
-    for machine in made:
-        for folder in ("home/.ssh", "ray"):
-            (machine.folder / folder).mkdir(parents=True)
-        (machine.folder / "name").write_text(machine.name)
-        (machine.folder / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
-        root = f"root:x:0:0:root:{machine.home}:/bin/bash"
-        (machine.folder / "passwd").write_text("\n".join([root, *users]) + "\n")
-        (machine.folder / "sshd_config").write_text(
-            f"HostKey {base}/host\nAuthorizedKeysFile {base}/user.pub\nPidFile none\nUsePAM no\nStrictModes no\n"
-            "PasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\nMaxSessions 100\n"
-        )
+def prepare(machine: Machine, known: Sequence[Machine], keys: str, *users: str) -> None:
+    """Its files: home, users besides root, names of the machines it knows, and where the keys are that let in."""
+    base = machine.folder.parent
+    for folder in ("home/.ssh", "ray"):
+        (machine.folder / folder).mkdir(parents=True)
+    (machine.folder / "name").write_text(machine.name)
+    hosts = "".join(f"{other.address} {other.name}\n" for other in known)
+    (machine.folder / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
+    others = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
+    root = f"root:x:0:0:root:{machine.home}:/bin/bash"
+    (machine.folder / "passwd").write_text("\n".join([root, *users, *others]) + "\n")
+    (machine.folder / "sshd_config").write_text(
+        f"HostKey {base}/host\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\nStrictModes no\n"
+        "PasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\nMaxSessions 100\n"
+    )
 
 
 def _connect(made: Sequence[Machine]) -> None:
     """The bridge, which lives in the first one's network namespace, and a cable from each of the others to it."""
     switch = made[0]
-    _ip(switch, "link add switch type bridge")
-    _ip(switch, "link set switch up")
-    _ip(switch, f"address add {switch.address}/24 dev switch")
+    ip(switch, "link add switch type bridge")
+    ip(switch, "link set switch up")
+    ip(switch, f"address add {switch.address}/24 dev switch")
     for machine in made[1:]:
         plug_in(machine, switch)
 
 
 def plug_in(machine: Machine, switch: Machine) -> None:
     """A cable from a machine that was started to the first one, and wait until it answers."""
-    port = f"port{machine.address.rpartition('.')[2]}"
-    _ip(switch, f"link add {port} type veth peer name eth0 netns {machine.pid}")
-    _ip(switch, f"link set {port} master switch up")
-    _ip(machine, f"address add {machine.address}/24 dev eth0")
-    _ip(machine, "link set eth0 up")
-    answers = f"exec 3<>/dev/tcp/{machine.address}/22"
-    wait_for(lambda: switch.run(answers, check=False).returncode == 0, STARTED, f"{machine.name} to answer")
+    cable(machine, switch)
+    ip(machine, f"address add {machine.address}/24 dev eth0")
+    answers(machine, switch, machine.address)
 
 
-def _ip(machine: Machine, command: str) -> None:
+def cable(machine: Machine, switch: Machine) -> None:
+    """A cable from a machine to the first one; at the machine it is called eth0 and has no address yet."""
+    port = "port" + "".join(f"{int(number):02x}" for number in machine.address.split("."))
+    ip(switch, f"link add {port} type veth peer name eth0 netns {machine.pid}")
+    ip(switch, f"link set {port} master switch up")
+    ip(machine, "link set eth0 up")
+
+
+def answers(machine: Machine, switch: Machine, address: str) -> None:
+    """Wait until the machine's sshd answers the first one at this address."""
+    asks = f"exec 3<>/dev/tcp/{address}/22"
+    wait_for(lambda: switch.run(asks, check=False).returncode == 0, STARTED, f"{machine.name} to answer")
+
+
+def listening(machine: Machine, address: str, port: int) -> socket.socket:
+    """A socket of this process that listens in the machine's network."""
+
+    def enter() -> socket.socket:
+        with Path(f"/proc/{machine.pid}/ns/net").open() as network:
+            if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), 0):
+                raise OSError(ctypes.get_errno(), f"no way into {machine.name}'s network")
+        return socket.create_server((address, port))
+
+    with ThreadPoolExecutor(1) as pool:  # only its thread is in there, and ends
+        return pool.submit(enter).result()
+
+
+def ip(machine: Machine, command: str) -> None:
     """Run iproute2 in the machine's network and our process namespace, by whose numbers it finds the other machine."""
     words = ["nsenter", f"--target={machine.pid}", "--net", "ip", *command.split()]
     subprocess.run(words, check=True, env={**os.environ, "PATH": SEARCHED})

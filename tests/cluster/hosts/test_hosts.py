@@ -1,7 +1,7 @@
 """The on-premises cluster file, proven: `ray up`, searches over three hosts, a stranger turned away, `ray down`.
 
-`make test-cluster`; six to fifteen minutes on two cores. Each test can be run on its own, after its own `ray up`: the
-search of sixty trials with `make test-cluster ARGS="-k sixty"`.
+`make test-cluster ARGS="-k test_hosts"`; six to fifteen minutes on two cores. Each test can be run on its own, after a
+`ray up` of its own: the search of sixty trials with `make test-cluster ARGS="-k sixty"`.
 """
 
 from __future__ import annotations
