@@ -1,7 +1,7 @@
 """mwray: train classifiers on wrong or lopsided labels with Meta-Weight-Net and its rivals.
 
-`from mwray import MetaWeightNet` is the method alone, for a training loop of your own. Everything else starts from
-the command line (`mwray --help`) or from `mwray.train.loop.train`.
+`from mwray import MetaWeightNet` is the method alone, for a training loop of your own; `mwray.load(folder)` is the
+classifier of a run. Everything else starts from the command line (`mwray --help`) or from `mwray.train.loop.train`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mwray.meta.step import MetaWeightNet
+    from mwray.train.classifier import load
 
 __version__ = "0.1.0"
-__all__ = ["MetaWeightNet", "__version__"]
+__all__ = ["MetaWeightNet", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from mwray.meta.step import MetaWeightNet
 
         return MetaWeightNet
+    if name == "load":
+        from mwray.train.classifier import load
+
+        return load
     raise AttributeError(f"module 'mwray' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The verbs: train, tune, compare, fetch, recipes; `mwray.cli_studies` and `mwray.cli_reports` add theirs.
+"""The verbs: train, tune, compare, fetch, recipes; `mwray.cli_studies`, `cli_reports` and `cli_predict` add theirs.
 
 Whatever is heavy is imported inside the verb that needs it.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mwray import __version__, cli_reports, cli_studies
+from mwray import __version__, cli_predict, cli_reports, cli_studies
 from mwray.cli_arguments import gpus, gpus_or_auto, names, positive
 from mwray.cli_train import describe, train_here, train_in_storage
 from mwray.config import ConfigError, assign, fingerprint, leaves, to_dict
@@ -62,10 +62,15 @@ def _address_for_a_path(options: argparse.Namespace) -> str | None:
     The address itself is not repeated: nobody has looked yet whether it contains a secret.
     """
     taken = {train: ("folder",), tune: ("folder", "status")}.get(options.verb, ())
-    for name in ("folder", "source", "space", "data", "out", "export", "weight_net", "suspects"):
+    for name in ("folder", "source", "space", "data", "out", "export", "weight_net", "suspects", "run", "images"):
         given = getattr(options, name, None)
         if is_remote(given) and name not in taken:
-            named = {(train, "source"): "--from", (cli_reports.report, "folder"): "the folder"}
+            named = {
+                (train, "source"): "--from",
+                (cli_reports.report, "folder"): "the folder",
+                (cli_predict.predict, "run"): "RUN",
+                (cli_predict.predict, "images"): "IMAGES.npy",
+            }
             flag = named.get((options.verb, name), f"--{name.replace('_', '-')}")
             return f"{flag}: an address was given; only --folder of train and tune, and --status, take one; give a path"
     return None
@@ -223,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_studies.add_verbs(verbs)
     cli_reports.add_verbs(verbs)
+    cli_predict.add_verbs(verbs)
 
     download = verbs.add_parser("fetch", help="download a data set")
     download.add_argument("source", choices=["cifar10", "cifar100", "fashion_mnist"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,11 +49,7 @@ class Loader:
         self.device = torch.device(device)
         self.augment = augment and splits.augmentable
         self._layout = layout
-        # (p / 255 - mean) / std as one product and one sum.
-        std = torch.tensor(splits.std, dtype=torch.float64)[:, None, None]
-        mean = torch.tensor(splits.mean, dtype=torch.float64)[:, None, None]
-        self._scale = (1 / (255 * std)).float().to(device)
-        self._shift = (-mean / std).float().to(device)
+        self._scale, self._shift = (factor.to(device) for factor in factors(splits.mean, splits.std))
         height, width = self.images.shape[2:]
         assert not self.augment or min(height, width) > PADDING, "too small to reflect so many pixels"
         self._rows = _windows(height).to(device)
@@ -143,7 +139,7 @@ class Loader:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Float32 images with mean 0 and deviation 1 per channel over the data set, from uint8 [B, C, H, W]."""
-        return pixels.to(torch.float32, memory_format=self._layout).mul_(self._scale).add_(self._shift)
+        return normalised(pixels, self._scale, self._shift, self._layout)
 
     def _endless(
         self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int, size: int
@@ -169,6 +165,17 @@ class Loader:
         columns = torch.where(mirror[:, None].bool(), columns.flip(1), columns)
         images = index[:, None, None, None]
         return self.images[images, self._channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def factors(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(p / 255 - mean) / std as one product and one sum: both float32 [C, 1, 1], from numbers [C] of pixels in 0..1."""
+    of, by = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
+    return (1 / (255 * by)).float(), (-of / by).float()
+
+
+def normalised(pixels: Tensor, scale: Tensor, shift: Tensor, layout: torch.memory_format) -> Tensor:
+    """Float32 images in `layout`, from uint8 [B, C, H, W] and what `factors` gives."""
+    return pixels.to(torch.float32, memory_format=layout).mul_(scale).add_(shift)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -98,6 +98,15 @@ class Method(ABC):
     def state(self) -> dict[str, Any]:
         """Everything that a resume needs, as tensors, numbers, strings and nested dicts and lists of them."""
 
+    @classmethod
+    def predicting(cls, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Of what `state` returned, parameters and buffers of the network that `predict` asks.
+
+        By default those of `classifier`; a method that keeps them elsewhere says where.
+        """
+        network: dict[str, Tensor] = state.get("classifier", state)["network"]
+        return network
+
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""

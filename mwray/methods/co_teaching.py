@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, final
 
@@ -88,6 +88,11 @@ class CoTeaching(Method):
     def state(self) -> dict[str, Any]:
         """Both networks and optimisers."""
         return {"networks": [network.state() for network in self.networks]}
+
+    @classmethod
+    def predicting(cls, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Those of the first network."""
+        return super().predicting(state["networks"][0])
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""

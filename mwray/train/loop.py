@@ -28,6 +28,7 @@ from mwray.records import Run, environment
 from mwray.seeding import key
 from mwray.storage import patiently
 from mwray.train import checkpoint
+from mwray.train.classifier import described
 from mwray.train.evaluate import draw_curve, evaluate, summarise
 from mwray.train.execution import Execution, precision, random_state_of_caller
 from mwray.train.graphs import Graphs
@@ -334,7 +335,8 @@ class Session:
         self.saved = epoch
         if self.worker.rank != 0:
             return None
-        state = {"experiment": fingerprint(self.experiment), "method": self.method.state()}
+        made = {"experiment": fingerprint(self.experiment), "images": described(self.splits)}
+        state = {**made, "method": self.method.state()}
         return checkpoint.save(self.record.folder, epoch, state)
 
     def _finish(self, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,12 +7,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from mwray.config import fingerprint, fingerprint_of, read
-from mwray.experiment import Experiment
-from mwray.records import RecordError, Run
 from mwray.reports import suspects as reports
 from mwray.reports.suspects import SHOWN, Suspects
-from mwray.train import checkpoint
+from mwray.train.classifier import newest
 from mwray.train.loop import Session
 from mwray.worker import LocalWorker
 
@@ -40,12 +37,9 @@ def restored(folder: Path, device: str | None = None) -> Session:
     Raises:
         RecordError: the folder holds no run, or no checkpoint of it.
     """
-    stored = Run(folder).experiment()
-    experiment = read(Experiment, stored)
-    session = Session(experiment, folder, LocalWorker(device), ())
-    state = checkpoint.latest(folder, session.worker.device)
-    if state is None or state["experiment"] not in (fingerprint_of(stored), fingerprint(experiment)):
-        raise RecordError(f"{folder}: no whole checkpoint of this run is there; train it again to get one")
+    worker = LocalWorker(device)
+    experiment, state = newest(folder, worker.device)
+    session = Session(experiment, folder, worker, ())
     session.method.epoch_start(int(state["epoch"]) - 1)  # a method of two phases is in its last one
     session.method.restore(state["method"])
     return session

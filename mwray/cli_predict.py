@@ -1,0 +1,32 @@
+"""The verb that puts a trained classifier to use. Whatever is heavy is imported inside it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mwray.config import ConfigError
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Classify images, or the run's own test images, by a run's classifier; write a row for each."""
+    if options.test == (options.images is not None):
+        raise ConfigError("predict: give a file of images (IMAGES.npy), or --test for the run's own test images")
+    from mwray.train.predictions import write
+
+    images, out = (Path(path) if path else None for path in (options.images, options.out))
+    print(write(Path(options.run), images, out, device=options.device))
+    return 0
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the verb to the subparsers of `mwray`."""
+    used = verbs.add_parser("predict", help="classify images by a trained run")
+    used.add_argument("run", metavar="RUN", help="folder of a run with a checkpoint, or of a search: its best trial")
+    used.add_argument("images", nargs="?", metavar="IMAGES.npy", help="uint8 [N, channels, height, width]")
+    used.add_argument("--test", action="store_true", help="the run's own test images, and the accuracy on them")
+    used.add_argument("--out", metavar="FILE.csv", help="default: predictions.csv in the run's folder")
+    used.add_argument("--device", help="cpu, cuda (default: a GPU if there is one)")
+    used.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")
+    used.set_defaults(verb=predict)
