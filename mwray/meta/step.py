@@ -55,7 +55,7 @@ class MetaWeightNet:
             `mwray.meta.layers.last_stage`), or the names of modules, for example ["layer4", "fc"].
         recompute: what of the training forward gives its memory to the meta pass and is computed again after it (equal
             to rounding): "nothing" (peak twice that of plain training), "cheap" (1.5 times: normalisation, activations,
-            sums), "all" (1.14 times: convolutions and products too, one forward more).
+            sums), "all" (1.11 times: convolutions and products too, one forward more).
         criterion: per-sample losses [n] from outputs and targets; loss i must depend on output i alone.
         worker: averages over several processes, such as `mwray.process_group.ProcessGroupWorker()` under torchrun, in
             place of DistributedDataParallel; default: this one alone.
