@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mwray import __version__, cli_predict, cli_reports, cli_studies
-from mwray.cli_arguments import gpus, gpus_or_auto, names, positive
-from mwray.cli_train import describe, train_here, train_in_storage
+from mwray.cli_arguments import Verb, gpus, gpus_or_auto, names, positive
+from mwray.cli_train import describe, train_here, train_in_storage, warn_of_milestones
 from mwray.config import ConfigError, assign, fingerprint, leaves, to_dict
 from mwray.errors import UserError
 from mwray.experiment import Experiment
@@ -81,6 +81,8 @@ def train(options: argparse.Namespace) -> int:
     _without_effect(options)
     again = _again(options)
     experiment = _experiment(options, again.experiment if again else None)
+    if os.environ.get("RANK", "0") == "0":  # one of several processes is enough to say so
+        warn_of_milestones(experiment)
     if is_remote(options.folder):
         return train_in_storage(experiment, Remote(options.folder), options, again)
     name = "repeat" if again else options.recipe or DEFAULT_RECIPE
@@ -93,7 +95,7 @@ def train(options: argparse.Namespace) -> int:
         print(f"Finished already:\n{describe(summary)}")
     else:
         train_here(experiment, folder, options, again)
-    if os.environ.get("RANK", "0") == "0":  # one of several processes is enough to say so
+    if os.environ.get("RANK", "0") == "0":
         print(f"Records, checkpoint and pictures: {folder}")
     return 0
 
@@ -208,7 +210,7 @@ def _experiment(options: argparse.Namespace, experiment: Experiment | None = Non
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mwray", description="Train on wrong or lopsided labels.")
     parser.add_argument("--version", action="version", version=__version__)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Verb)
 
     one, many, beside = _add_train(verbs), _add_tune(verbs), _add_compare(verbs)
     for verb in (one, many, beside):

@@ -4,6 +4,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
+
+from mwray.config import nearest
+
+
+class Verb(argparse.ArgumentParser):
+    """The parser of a verb: what it does not know it tells itself, with its own usage and the nearest option.
+
+    Argparse leaves that to the parser above, whose usage names no option of the verb.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, with nothing left over."""
+        options, rest = super().parse_known_args(args, namespace)
+        if rest:
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            flags = [text.partition("=")[0] for text in rest if text.startswith("--")]
+            hints = "".join(nearest(flag, known) for flag in flags[:1])
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hints and '.' + hints}")
+        return options, rest
 
 
 def names(text: str) -> list[str]:

@@ -32,12 +32,14 @@ def _draw(root: Path, options: argparse.Namespace) -> list[Path]:
     from mwray.reports.cells import find
     from mwray.reports.loose import below, entries_of
     from mwray.reports.pictures import FIGURES
-    from mwray.reports.report import draw
+    from mwray.reports.report import check_numbers, draw
 
+    numbers = list(FIGURES) if options.figure in ([], ["all"]) else options.figure
+    check_numbers(numbers)  # before any run is looked for
     loose = [Path(run).resolve() for run in options.runs]
     entries = entries_of(below(loose)) if loose else find(root)
     out = Path(options.out) if options.out else Path("runs/figures") if loose else root / "report" / "figures"
-    return draw(entries, out, list(FIGURES) if options.figure in ([], ["all"]) else options.figure)
+    return draw(entries, out, numbers)
 
 
 def add_verbs(verbs: Any) -> None:

@@ -163,9 +163,10 @@ def _train(trainings: Sequence[Training], options: argparse.Namespace, outlook: 
 def _outlook(one: Plan) -> str:
     """What there is to do for one table."""
     from mwray.records import Run
+    from mwray.reports.tables import told
 
     done = sum(Run(training.folder).state == "done" for training in one.trainings)
-    says = PRESETS[one.preset.split("+")[0]].says
+    says = told(one.preset, {name: preset.says for name, preset in PRESETS.items()})
     what = one.name if " " in one.name else f"Table {one.name}"  # "figure 4" has a study too
     lines = [f"{what}, preset {one.preset}: {one.total} trainings, {done} finished. {says}"]
     lines += [f"Left out: {column} (the data set has too few images)." for column in one.impossible]

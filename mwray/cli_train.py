@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -35,6 +36,17 @@ def train_in_storage(experiment: Experiment, remote: Remote, options: argparse.N
             mirror.push()
     print(f"Records, checkpoint and pictures: {remote.address}")
     return 0
+
+
+def warn_of_milestones(experiment: Experiment) -> None:
+    """Say which drops of the learning rate lie beyond the last epoch: a shorter `epochs` leaves them where they are."""
+    missed = [str(milestone) for milestone in experiment.optimizer.milestones if milestone >= experiment.epochs]
+    if missed:
+        are = "is" if len(missed) == 1 else "are"
+        logging.getLogger("mwray").warning(
+            f"optimizer.milestones: {' and '.join(missed)} {are} never reached with epochs={experiment.epochs}, and "
+            "the learning rate does not fall there; set both together"
+        )
 
 
 def train_here(
@@ -92,4 +104,6 @@ def describe(summary: dict[str, Any]) -> str:
         ("test.best", "test accuracy, best epoch on the test set (an oracle: do not select by it)"),
         ("validation.last", "validation accuracy, last epoch"),
     )
-    return "\n".join(f"{100 * summary[key]:7.2f} %  {text}" for key, text in named if key in summary)
+    short = {"test.last5"} if summary.get("epochs", 5) < 5 else set()
+    shown = [(key, text) for key, text in named if key in summary and key not in short]
+    return "\n".join(f"{100 * summary[key]:7.2f} %  {text}" for key, text in shown)

@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -29,6 +29,16 @@ tagged = pydantic.Discriminator("name")
 
 class ConfigError(UserError, ValueError):
     """A setting that cannot be used: names the field, what was given, and what would do."""
+
+
+def checked(check: Callable[[str], Any]) -> Any:
+    """Marks a field of text whose form `check` tells, by raising ValueError: `Annotated[str, checked(parse_shape)]`."""
+
+    def same(text: str) -> str:
+        check(text)
+        return text
+
+    return pydantic.AfterValidator(same)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

@@ -6,6 +6,7 @@ import pytest
 
 from mwray.cli import main
 from mwray.cli_arguments import gpus, gpus_or_auto, positive, seeds
+from mwray.cli_train import describe
 from mwray.config import override, to_dict
 from mwray.recipes import recipe
 from mwray.records import Run
@@ -46,6 +47,72 @@ def test_a_finished_run_of_another_experiment_is_not_passed_off_as_this_one(tmp_
     assert "holds another experiment" in capsys.readouterr().err
     assert main(["train", "digits", "--set", "seed=7", "--folder", str(tmp_path / "run")]) == 0
     assert "Finished already" in capsys.readouterr().out
+
+
+def test_a_short_run_has_no_mean_of_the_last_five_epochs():
+    summary = {"test.last": 0.5, "test.last5": 0.4}
+    assert describe({**summary, "epochs": 4}) == "  50.00 %  test accuracy, last epoch"
+    assert "40.00 %  test accuracy, mean of the last five epochs" in describe({**summary, "epochs": 5})
+
+
+def test_milestones_that_are_never_reached_are_told(tmp_path, capsys, caplog):
+    def told(*arguments: str) -> list[str]:
+        caplog.clear()
+        folder = str(tmp_path / str(len(list(tmp_path.iterdir()))))
+        assert main(["train", "digits", "--set", "model.name=mlp", "--folder", folder, *arguments]) == 0
+        return [record.getMessage() for record in caplog.records]
+
+    (line,) = told("--set", "epochs=1")
+    assert line.startswith("optimizer.milestones: 30 and 36 are never reached with epochs=1, and")
+    assert told("--set", "epochs=1", "--set", "optimizer.milestones=[]") == []
+    (line,) = told("--set", "epochs=2", "--set", "optimizer.milestones=[1,2]")
+    assert line.startswith("optimizer.milestones: 2 is never reached with epochs=2, and")
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["batch_size=25"], "batch_size: 25 images cannot be shared equally by 2 workers; 24 would do"),
+        (["meta_batch_size=25"], "meta_batch_size: 25 images cannot be shared equally by 2 workers; 24 would do"),
+        (["data.num_meta=21"], "data.num_meta: 21 images cannot be shared equally by 2 workers; 20 would do"),
+    ],
+)
+def test_batches_that_workers_cannot_share_are_refused_before_ray_starts(
+    settings, message, tmp_path, capsys, monkeypatch
+):
+    from mwray.cluster import trainer
+
+    monkeypatch.setattr(trainer, "connected", lambda address: pytest.fail("Ray was started"))
+    fields = [part for setting in settings for part in ("--set", setting)]
+    assert message in refused(capsys, "train", "digits", "--workers", "2", "--folder", str(tmp_path / "run"), *fields)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb", "message"),
+    [
+        (["train", "digits", "--foldr", "x"], "train", "unrecognized arguments: --foldr x. Did you mean '--folder'?"),
+        (["tune", "--zzz"], "tune", "unrecognized arguments: --zzz"),
+        (["report", "a", "b"], "report", "unrecognized arguments: b"),
+    ],
+)
+def test_an_option_that_a_verb_does_not_know_is_told_with_the_verbs_own_usage(arguments, verb, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: mwray {verb} [-h]") and said.endswith(f"mwray {verb}: error: {message}\n")
+
+
+def test_the_shape_of_a_weight_net_is_named_by_its_field(capsys):
+    line = refused(capsys, "train", "digits", "--set", "method.weight_net.shape=1-x")
+    assert line.startswith("mwray: method.weight_net.shape: '1-x' is not the shape of a weight net")
+
+
+def test_a_figure_that_is_none_is_told_before_runs_that_are_none(tmp_path, capsys):
+    line = refused(capsys, "report", "--figure", "99", "--runs", str(tmp_path))
+    assert line.startswith("mwray: --figure 99: figures are 1, 3")
 
 
 def test_a_file_where_a_folder_should_be(tmp_path, capsys):

@@ -49,6 +49,7 @@ def here(monkeypatch):
 def test_tables_are_trained_printed_and_reported_once(tmp_path, here, capsys):
     assert typed(*TABLE3, "--folder", str(tmp_path)) == 0
     said = capsys.readouterr().out
+    assert "Changed here: data.num_test=100, data.num_train=200, epochs=1." in said.partition("\n")[0]
     assert "2 trainings, 0 finished" in said and "after the paper's" in " ".join(said.split())
     assert (tmp_path / "report" / "index.html").exists()
     assert len(here) == 2

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from mwray.records import Run
+from mwray.train.sinks.console import counted
 
 SECONDS = 0.5
 """Between two looks at the records."""
@@ -28,7 +29,7 @@ def following(folder: Path, epochs: int, console: Console | None = None) -> Iter
     """Print a line per epoch of the run in `folder` for the length of a `with`; earlier epochs are not repeated."""
     console = console or Console()
     seen = _last_epoch(Run(folder).records())
-    console.print(f"{folder.name}: {epochs} epochs over Ray Train, after epoch {seen}", highlight=False)
+    console.print(f"{folder.name}: {counted(epochs, 'epoch')} over Ray Train, after epoch {seen}", highlight=False)
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder, epochs, seen, console, stop), daemon=True)
     watcher.start()

@@ -24,6 +24,7 @@ from mwray.cluster.worker import TrainWorker
 from mwray.errors import UserError
 from mwray.experiment import Experiment
 from mwray.records import Run
+from mwray.train.iteration import check_shares
 
 RESTARTS = 100
 """Of a group of workers, when one of them dies; `mwray.cluster.failure.MOST` bounds those that lead nowhere."""
@@ -54,10 +55,11 @@ def fit(
         The run's summary, as `mwray.train.loop.train` returns it.
 
     Raises:
-        ConfigError: the workers do not fit, or not all nodes see the folder.
+        ConfigError: the workers do not fit, cannot share a batch equally, or not all nodes see the folder.
         TrainingFailed: the training ended with an error.
     """
     folder = folder.resolve()
+    check_shares(experiment, workers)
     with connected(address):
         allotment = allot(nodes(), workers, 1, gpus_per_worker * workers)
         limit(allotment, nodes(), 1, joined=address is not None)  # refuses what does not fit

@@ -94,7 +94,7 @@ class Loader:
         Raises:
             ConfigError: `batch_size` does not divide by `size`, or exceeds the set.
         """
-        _check_divides("batch_size", batch_size, size)
+        check_divides("batch_size", batch_size, size)
         if batch_size > len(self):
             raise ConfigError(
                 f"batch_size: a batch of {batch_size} images cannot be drawn from {len(self)} training images; at most "
@@ -120,10 +120,7 @@ class Loader:
         """
         if len(self) == 0:
             raise ConfigError("data.num_meta: the meta set is empty, and this method learns from it; set it above 0")
-        if len(self) < batch_size:
-            _check_divides("data.num_meta", len(self), size)
-        else:
-            _check_divides("meta_batch_size", batch_size, size)
+        check_shares_of_meta(batch_size, len(self), size)
         return self._endless(min(batch_size, len(self)), order, augmentation, rank, size)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
@@ -197,7 +194,16 @@ def _windows(length: int) -> Tensor:
     return torch.where(place >= length, 2 * (length - 1) - place, place)
 
 
-def _check_divides(field: str, count: int, size: int) -> None:
+def check_shares_of_meta(batch_size: int, held: int, size: int) -> None:
+    """Refuse, with ConfigError, a meta batch that `size` workers cannot share; `held` meta images are there."""
+    if held < batch_size:
+        check_divides("data.num_meta", held, size)
+    else:
+        check_divides("meta_batch_size", batch_size, size)
+
+
+def check_divides(field: str, count: int, size: int) -> None:
+    """Refuse, with ConfigError, `count` images in a batch that `size` workers cannot share equally."""
     if count % size:
         raise ConfigError(
             f"{field}: {count} images cannot be shared equally by {size} workers; "

@@ -93,11 +93,18 @@ def iterate(state: State, rule: Rule, batch: Pair, meta: Pair | None, worker: Wo
 
 
 def values_of(weight_net: nn.Module, rule: Rule, losses: Tensor, classes: Tensor | None) -> Tensor:
-    """V(L; theta) or V(L, y; theta), [n], in float32 at least: weights that are rounded do not sum to 1."""
+    """V(L; theta) or V(L, y; theta), [n], in float32 at least: weights that are rounded do not sum to 1.
+
+    Raises:
+        ValueError: the weight net gives not one weight for each loss.
+    """
     losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
     with torch.autocast(losses.device.type, enabled=False):
         given = (losses,) if rule.conditioning == "none" else (losses, classes)
         values: Tensor = weight_net(*given)
+    if values.shape != losses.shape:  # [n, 1] would be spread to [n, n] further on
+        shape = list(losses.shape)
+        raise ValueError(f"weight_net gave {list(values.shape)} for losses {shape}; it must give {shape}")
     return values
 
 

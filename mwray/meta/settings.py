@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from mwray.config import config
+from mwray.config import checked, config
 from mwray.models.settings import parse_shape
 
 
@@ -18,7 +18,7 @@ class WeightNetSettings:
     Nesterov momentum 0.9 and weight decay 5e-4 (2019) and Adam with weight decay 1e-4 (2020).
     """
 
-    shape: str = "1-100-1"
+    shape: Annotated[str, checked(parse_shape)] = "1-100-1"
     """Widths of the layers as the paper writes them; hidden layers are ReLU, the output is a sigmoid."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: Annotated[float, Gt(0)] = 1e-3
@@ -27,9 +27,6 @@ class WeightNetSettings:
     weight_decay: Annotated[float, Ge(0)] = 5e-4
     conditioning: Literal["none", "class"] = "none"
     """Whether the weight also depends on the observed class, by an output of its own (after CMW-Net, TPAMI 2023)."""
-
-    def __post_init__(self) -> None:
-        parse_shape(self.shape)
 
 
 @config

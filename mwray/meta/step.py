@@ -130,7 +130,8 @@ class MetaWeightNet:
         what is returned now and then.
 
         Raises:
-            ValueError: a batch is no pair of tensors or holds no sample, or the criterion gives not one loss for each.
+            ValueError: a batch is no pair of tensors or holds no sample, or the criterion gives not one loss, or the
+                weight net not one weight, for each.
         """
         _check_batch("batch", batch)
         if meta is not None:

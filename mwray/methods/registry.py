@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
+
 from mwray.config import ConfigError
+from mwray.data.splits import Splits
 from mwray.methods.base import Method, Setup
 from mwray.methods.base_model import BaseModel
 from mwray.methods.class_balanced import ClassBalanced
@@ -22,6 +26,8 @@ from mwray.methods.mwnet import MWNet
 from mwray.methods.reed import Reed
 from mwray.methods.s_model import SModel
 from mwray.methods.self_paced import SelfPaced
+
+logger = logging.getLogger("mwray")
 
 METHODS: dict[str, Any] = {
     "base": BaseModel,
@@ -44,7 +50,7 @@ METHODS: dict[str, Any] = {
 
 
 def build(settings: Any, setup: Setup) -> Method:
-    """Build the method that `settings` describe.
+    """Build the method that `settings` describe; a warning names classes that its meta images leave out.
 
     Raises:
         ConfigError: the method needs meta images and the experiment holds none out.
@@ -56,4 +62,17 @@ def build(settings: Any, setup: Setup) -> Method:
             f"set data.num_meta to {10 * setup.splits.num_classes} or more, or method.name=base"
         )
     built: Method = method(settings, setup)
+    if built.needs_meta and setup.worker.rank == 0:
+        _warn_of_classes_without_meta_images(setup.splits)
     return built
+
+
+def _warn_of_classes_without_meta_images(splits: Splits) -> None:
+    counts = torch.bincount(splits.meta.true, minlength=splits.num_classes)
+    missing = [splits.class_names[place] for place in (counts == 0).nonzero().flatten().tolist()]
+    if missing:
+        named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        logger.warning(
+            f"data.num_meta: {len(splits.meta)} clean images leave {len(missing)} of {splits.num_classes} classes "
+            f"without any ({named}), and nothing is learned from them of these; set it to {splits.num_classes} or more"
+        )

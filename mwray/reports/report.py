@@ -71,9 +71,7 @@ def draw(entries: Sequence[Entry], out: Path, numbers: Collection[str]) -> list[
     Raises:
         ReportError: a number is not a figure that runs give, or the runs do not give it; says which runs it takes.
     """
-    unknown = [number for number in numbers if number not in FIGURES]
-    if unknown:
-        raise ReportError(f"--figure {unknown[0]}: figures are {', '.join(FIGURES)}, or all")
+    check_numbers(numbers)
     paths: list[Path] = []
     for preset in dict.fromkeys(entry.cell.preset for entry in entries):
         for picture in pictures([entry for entry in entries if entry.cell.preset == preset], numbers):
@@ -86,6 +84,13 @@ def draw(entries: Sequence[Entry], out: Path, numbers: Collection[str]) -> list[
     if not paths:
         raise ReportError("--figure all: these runs give no figure; each needs finished runs of MW-Net at least")
     return paths
+
+
+def check_numbers(numbers: Collection[str]) -> None:
+    """Refuse, with ReportError, a number that is not a figure which runs give."""
+    unknown = [number for number in numbers if number not in FIGURES]
+    if unknown:
+        raise ReportError(f"--figure {unknown[0]}: figures are {', '.join(FIGURES)}, or all")
 
 
 def _write_table(out: Path, table: Table) -> None:

@@ -142,6 +142,13 @@ def tables(entries: Iterable[Entry], measure: str = "test.last", says: Mapping[s
     return [build(group, measure, says) for _, group in sorted(groups.items())]
 
 
+def told(preset: str, says: Mapping[str, str]) -> str:
+    """What `says` has on a preset, and what was changed of it: "digits+epochs=3" has not the epochs that it names."""
+    name, *changed = preset.split("+")
+    text = says.get(name, "")
+    return f"{text} Changed here: {', '.join(changed)}." if text and changed else text
+
+
 def build(entries: Sequence[Entry], measure: str, says: Mapping[str, str] | None = None) -> Table:
     """The table that `entries`, all of one table and preset, fill."""
     cell = entries[0].cell
@@ -164,10 +171,7 @@ def build(entries: Sequence[Entry], measure: str, says: Mapping[str, str] | None
     if published and cell.preset != "paper":
         title = f"after the paper's {title}"
     note = published.note if published and any(one.paper for one in cells.values()) else ""
-    preset, *changed = cell.preset.split("+")
-    size = (says or {}).get(preset, "")
-    if size and changed:  # what was changed may be what it says: its number of epochs
-        size += f" Changed here: {', '.join(changed)}."
+    size = told(cell.preset, says or {})
     schedules = EQUAL if any(entry.cell.beside for entry in entries) else ""
     notes = " ".join(part for part in (size, note, schedules) if part)
     return Table(cell.table, title, cell.preset, measure, rows, columns, cells, notes)

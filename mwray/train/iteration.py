@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from mwray.config import ConfigError
-from mwray.data.loader import Batch, Loader
+from mwray.data.loader import Batch, Loader, check_divides, check_shares_of_meta
 from mwray.experiment import Experiment
 from mwray.methods.base import Method
+from mwray.methods.registry import METHODS
 from mwray.seeding import rng
 from mwray.train.execution import VARIABLE, Execution
 from mwray.train.graphs import CudaCapture, Graphs
@@ -55,6 +56,13 @@ class Iteration:
     def _work(self, *draws: Tensor) -> None:
         batch, meta = self.take(draws)
         self._last = self._tracker.add(batch, self._method.update(batch, meta))
+
+
+def check_shares(experiment: Experiment, size: int) -> None:
+    """Refuse, with ConfigError, batches that `size` workers cannot share: before any of them has started."""
+    check_divides("batch_size", experiment.batch_size, size)
+    if METHODS[experiment.method.name].needs_meta:
+        check_shares_of_meta(experiment.meta_batch_size, experiment.data.num_meta, size)
 
 
 def draws_of(experiment: Experiment, worker: Worker, train: Loader, meta: Loader | None, epoch: int) -> Iterator[Draws]:

@@ -65,6 +65,41 @@ def test_a_criterion_of_ones_own_without_reduction_is_the_default():
     torch.testing.assert_close(steps[0].alignment, steps[1].alignment)
 
 
+class Own(nn.Module):
+    """A weight net that gives what `form` makes of the weights [n]."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.slope, self.form = nn.Parameter(torch.tensor(-1.0)), form
+
+    def forward(self, losses):
+        return self.form((self.slope * losses).sigmoid())
+
+
+@pytest.mark.parametrize("input", ["detached", "through"])
+@pytest.mark.parametrize(
+    ("form", "shape"), [(lambda v: v[:, None], r"\[6, 1\]"), (torch.mean, r"\[\]"), (lambda v: v[:2], r"\[2\]")]
+)
+def test_a_weight_net_that_gives_not_one_weight_for_each_loss(form, shape, input):
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    weigher = MetaWeightNet(model, sgd(model), Own(form), input=input)
+    message = rf"weight_net gave {shape} for losses \[6\]; it must give \[6\]"
+    for meta in (META, None):
+        with pytest.raises(ValueError, match=message):
+            weigher.step((X, Y), meta)
+    with pytest.raises(ValueError, match=message):
+        weigher.weights(torch.ones(6))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_weight_net_of_ones_own_that_gives_one_for_each_learns():
+    model = net()
+    weigher = MetaWeightNet(model, sgd(model), Own(lambda v: v))
+    weigher.step((X, Y), META)
+    assert weigher.weights(torch.ones(6)).shape == (6,)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -1,5 +1,6 @@
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from mwray.train.sinks import ConsoleSink, PicturesSink, RunInfo, Sink, TensorBo
 from mwray.train.sinks.console import COLUMNS
 from mwray.train.sinks.history import History
 from mwray.train.sinks.pictures import Pace
-from tests.train.runs import arrays, info, tell, values
+from tests.train.runs import SUMMARY, arrays, info, tell, values
 
 SINKS = [lambda: ConsoleSink(Console(file=io.StringIO())), TensorBoardSink, PicturesSink]
 
@@ -82,6 +83,19 @@ def test_pipe_gets_plain_lines(tmp_path: Path) -> None:
     assert epochs[1].split() == ["2/4", "0.1", "1.000", "20.0%", "0.900", "5,000", "2.0"]
     assert {len(line) for line in epochs} == {len(heading)}
     assert any("oracle" in line and line.endswith("40.00%") for line in lines)
+
+
+def test_a_short_run_has_no_last_five_epochs_and_one_epoch_is_no_plural(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    sink = ConsoleSink(console)
+    sink.start(replace(info(tmp_path), epochs=1, steps_per_epoch=1))
+    sink.write(1, values(1), {})
+    sink.finish({**SUMMARY, "epochs": 1})
+    said = text(console)
+    assert "1 epoch of 1 step, in" in said and "finished 1 epoch in 8 s" in said
+    assert "test accuracy, last epoch" in said and "last five" not in said
+    sink.finish({**SUMMARY, "epochs": 5})
+    assert "mean of the last five epochs" in text(console)
 
 
 def test_a_terminal_too_narrow_for_a_line_gets_a_shorter_one(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ COLUMNS = {
 SPARED = ("seconds", "images_per_second", "lr", "train.weight_auc")
 """Left out in this order where a terminal is too narrow for a line; all are in the records."""
 
+LAST = 5
+"""Epochs that "test.last5" is the mean of: a shorter run has none such."""
+
 SUMMARY = {
     "test.last": "test accuracy, last epoch",
     "test.last5": "test accuracy, mean of the last five epochs",
@@ -68,7 +71,8 @@ class ConsoleSink:
         self.names: list[str] = []
         self.shown = time.monotonic()
         goes_on = f", goes on after epoch {run.first_epoch}" if run.first_epoch else ""
-        self._print(f"{run.name}: {run.epochs} epochs of {run.steps_per_epoch} steps{goes_on}, in {run.folder}")
+        length = f"{counted(run.epochs, 'epoch')} of {counted(run.steps_per_epoch, 'step')}"
+        self._print(f"{run.name}: {length}{goes_on}, in {run.folder}")
         if self.console.is_interactive or self.console.is_jupyter:
             self._open_bar()
 
@@ -95,9 +99,10 @@ class ConsoleSink:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close the bar and print what the run came to."""
         self.close()
-        self._print(f"finished {summary.get('epochs', self.run.epochs)} epochs in {summary.get('seconds', 0.0):.0f} s")
+        epochs = summary.get("epochs", self.run.epochs)
+        self._print(f"finished {counted(epochs, 'epoch')} in {summary.get('seconds', 0.0):.0f} s")
         for name, label in SUMMARY.items():
-            if name in summary:
+            if name in summary and (name != "test.last5" or epochs >= LAST):
                 self._print(f"  {label:<44} {summary[name]:.2%}")
 
     def close(self) -> None:
@@ -144,6 +149,11 @@ class ConsoleSink:
         assert self.progress is not None
         self.shown = time.monotonic()
         self.progress.update(self.task, completed=self.steps, description=f"epoch {epoch + 1}/{self.run.epochs}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 epoch", "2 epochs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class ImagesPerSecond(ProgressColumn):
