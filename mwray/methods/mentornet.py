@@ -203,4 +203,5 @@ class MentorNet(Method):
         samples = torch.cat([sums / count, progress[:, None, None].expand_as(count)], 2).flatten(0, 1)
         right = self.right.repeat(self.phases.first)
         met = count.flatten() > 0
-        self.mentor_accuracy = fit(self.mentor, samples[met], right[met], self.setup.seed)
+        if bool(met.any()):  # else this run is only looked at, and has its mentor from a checkpoint next
+            self.mentor_accuracy = fit(self.mentor, samples[met], right[met], self.setup.seed)

@@ -45,6 +45,16 @@ def test_the_restored_network_is_the_one_that_was_tested(run):
     assert accuracy == pytest.approx(Run(run).summary()["test.last"], abs=1e-6)
 
 
+def test_a_checkpoint_of_the_first_epoch_of_a_second_phase(tmp_path):
+    """There a data-driven mentor is taught; of a run that is only looked at it comes from the checkpoint."""
+    values = SMALL | {"epochs": 2, "optimizer.milestones": [1], "method.name": "mentornet"}
+    values |= {"method.curriculum": "data-driven", "method.first_epochs": 1}
+    train(override(recipe("digits"), values), tmp_path, worker=LocalWorker("cpu"))
+    session = restored(tmp_path, "cpu")
+    assert session.method.mentor_accuracy > 0.5
+    assert len(suspects(session).index) == len(session.splits.train)
+
+
 def test_files_lie_in_the_run_s_folder_and_the_run_is_left_as_it_was(run):
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     said = write(run, device="cpu")
