@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mwray.config import ConfigError
-from mwray.data.sizes import CLASSES
+from mwray.data.sources import num_classes
 from mwray.methods.learned_weight_net import LearnedWeightNet, WeightNetError
 from mwray.records import Run, write_atomically
 from mwray.train import checkpoint
@@ -36,7 +36,7 @@ def from_run(folder: Path | str) -> LearnedWeightNet:
     trajectory = torch.stack(state["method"]["trajectory"])
     low, high = state["method"]["loss_range"].tolist()
     shape, source = method["weight_net"]["shape"], experiment["data"]["source"]
-    classes = CLASSES[source] if method["weight_net"]["conditioning"] == "class" else None
+    classes = num_classes(source) if method["weight_net"]["conditioning"] == "class" else None
     return LearnedWeightNet(shape, trajectory[-1], (low, high), trajectory, experiment, classes)
 
 

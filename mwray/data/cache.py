@@ -41,14 +41,16 @@ class Arrays:
 FIELDS = ("train_labels", "test_labels", "train_images", "test_images")  # labels first keeps them aligned to 8 bytes
 
 
-def cached(name: str, folder: Path, files: Sequence[Path], build: Callable[[], Arrays]) -> Arrays:
+def cached(
+    name: str, folder: Path, files: Sequence[Path], build: Callable[[], Arrays], also: Sequence[str] = ()
+) -> Arrays:
     """Return the arrays that `build` decodes from `files`, memory-mapped from the cache where it holds them.
 
     `folder` is the one that the files lie in. A cache that is damaged, of another version or made from other files
-    (told by name, size and time of change) is built again, and the log says so. Processes that need the same cache at
-    once wait for the first of them. Where nothing can be written the arrays are decoded on every start.
+    (told by name, size and time of change, and by `also`) is built again, and the log says so. Processes that need the
+    same cache at once wait for the first of them. Where nothing can be written the arrays are decoded on every start.
     """
-    key = fingerprint(files)
+    key = fingerprint(files, also)
     places = (folder / ".mwray" / f"{name}.npy", home(folder) / f"{name}.npy")
     for place in places:
         arrays = read(place, key)
@@ -62,10 +64,10 @@ def cached(name: str, folder: Path, files: Sequence[Path], build: Callable[[], A
         return read(writable, key, speak=True) or _build(writable, key, build)
 
 
-def fingerprint(files: Sequence[Path]) -> str:
-    """64 hexadecimal digits that change with any file's name, size or time of change, and with `VERSION`."""
+def fingerprint(files: Sequence[Path], also: Sequence[str] = ()) -> str:
+    """64 hexadecimal digits that change with any file's name, size or time of change, `also`, and with `VERSION`."""
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]
-    return hashlib.sha256(repr((VERSION, stats)).encode()).hexdigest()
+    return hashlib.sha256(repr((VERSION, stats, *also)).encode()).hexdigest()
 
 
 def home(folder: Path) -> Path:

@@ -45,7 +45,6 @@ class Loader:
         """
         self.images = subset.images.to(device)  # uint8 [N, C, H, W]
         self.observed = subset.observed.to(device)  # int64 [N]
-        self.true = subset.true.to(device)  # int64 [N]
         self.device = torch.device(device)
         self.augment = augment and splits.augmentable
         self._layout = layout

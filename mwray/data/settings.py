@@ -6,7 +6,25 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from mwray.config import config
+from mwray.config import checked, config, nearest
+
+BUILT_IN = ("digits", "cifar10", "cifar100", "fashion_mnist")
+FOLDER = "folder:"
+
+
+def known(source: str) -> str:
+    """`source`, where it can be the name of a data set; whether the data are there shows when they are loaded.
+
+    Raises:
+        ValueError: it is neither built in nor "folder:/path" nor "package.module:function".
+    """
+    before, colon, after = source.partition(":")
+    if source in BUILT_IN or (before and colon and after):
+        return source
+    raise ValueError(
+        f"there is no data set {source!r}.{nearest(source, list(BUILT_IN))} Known: {', '.join(BUILT_IN)}; or name your "
+        "own as 'folder:/path' or 'package.module:function'."
+    )
 
 
 @config
@@ -35,10 +53,13 @@ class Bias:
 class Data:
     """Which images, how they are divided, and what is done to the training labels."""
 
-    source: Literal["digits", "cifar10", "cifar100", "fashion_mnist"] = "digits"
+    source: Annotated[str, checked(known)] = "digits"
+    """One of `BUILT_IN`; or data of your own, whose training labels are used as they are if `bias` is left alone:
+    "folder:/path" (`mwray.data.folder`) or "package.module:function", which returns a `mwray.data.own.OwnData`."""
     bias: Bias = Bias()
     num_meta: Annotated[int, Ge(0)] = 100
-    """Clean, class-balanced images held out of the training images to learn the weight net on."""
+    """Clean, class-balanced images held out of the training images to learn the weight net on; of data of your own
+    that has clean images, out of those."""
     num_validation: Annotated[int, Ge(0)] = 0
     """Clean, class-balanced images held out likewise, for selection only."""
     num_train: Annotated[int, Gt(0)] | None = None
@@ -47,4 +68,5 @@ class Data:
     """At most so many test images, class-balanced; None: all."""
     augment: bool = True
     """Random crop after reflect-padding 4 pixels, and horizontal flip, on training and meta images (colour images
-    only: neither keeps the meaning of a digit, so digits and Fashion-MNIST are never flipped or cropped)."""
+    only: neither keeps the meaning of a digit, so digits and Fashion-MNIST are never flipped or cropped; a function
+    of your own may say otherwise)."""

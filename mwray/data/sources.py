@@ -1,4 +1,4 @@
-"""Data sets by name: `load("cifar10")` gives all images as uint8, with labels and what is known of the classes."""
+"""Data sets by name: `load("cifar10")` gives all images as uint8, with labels and what is known of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mwray.config import ConfigError, nearest
-from mwray.data import archives, classes
+from mwray.config import ConfigError
+from mwray.data import archives, classes, folder, own, sizes
+from mwray.data.settings import FOLDER, known
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as published, before anything is held out of it or done to its labels."""
+    """A data set as published or given, before anything is held out of it or done to its labels."""
 
     train_images: Tensor  # uint8 [N, C, H, W], on the CPU, perhaps memory-mapped
     train_labels: Tensor  # int64 [N]
@@ -29,26 +30,30 @@ class Source:
     """Superclass of each class, where the data set has superclasses."""
     augmentable: bool = False
     """Whether an image keeps its meaning when it is cropped and mirrored: photographs do, digits do not."""
+    labels_right: bool = True
+    """Whether the training labels are known to be right."""
+    clean_images: Tensor | None = None  # uint8 [K, C, H, W]: meta and validation images are held out of these
+    clean_labels: Tensor | None = None  # int64 [K]
+    train_files: tuple[str, ...] | None = None
+    """Where each training image is from, if that has a name."""
 
 
 def load(name: str, folders: Sequence[Path] | None = None, *, download: bool | None = None) -> Source:
-    """Load a data set of `SOURCES`.
+    """Load a data set.
 
     Args:
-        name: one of `SOURCES`.
+        name: one of `SOURCES`, "folder:/path", or "package.module:function".
         folders: searched first, before the environment variable MWRAY_DATA, ./data and ~/.cache/mwray/data.
         download: whether torchvision may download a set that is in no folder, into the first of them; None asks the
             environment variable MWRAY_DOWNLOAD (1 for yes).
 
     Raises:
-        ConfigError: there is no such data set.
+        ConfigError: there is no such data set, or one of your own gives what cannot be used.
         MissingData: it is in none of the folders (a FileNotFoundError).
         BrokenData: it is there but damaged (a ValueError).
     """
     if name not in SOURCES:
-        raise ConfigError(
-            f"data.source: there is no data set {name!r}.{nearest(name, list(SOURCES))} Known: {', '.join(SOURCES)}."
-        )
+        return _own(name)
     if download is None:
         download = os.environ.get("MWRAY_DOWNLOAD", "") == "1"
     return SOURCES[name](folders, download)
@@ -66,6 +71,38 @@ def fetch(name: str, folder: Path | None = None) -> Source:
     if folder is not None and name in archives.ARCHIVES:
         archives.fetch(archives.ARCHIVES[name], folder)
     return load(name, None if folder is None else [folder], download=True)
+
+
+def num_classes(name: str) -> int:
+    """How many classes a data set has; one of your own is loaded for it.
+
+    Raises:
+        As `load`.
+    """
+    return sizes.CLASSES.get(name) or len(load(name).class_names)
+
+
+def _own(name: str) -> Source:
+    try:
+        known(name)
+    except ValueError as error:
+        raise ConfigError(f"data.source: {error}") from None
+    data = folder.read(name) if name.startswith(FOLDER) else own.called(name)
+    mean, std = own.statistics(data.train_images)
+    return Source(
+        train_images=torch.from_numpy(data.train_images),
+        train_labels=torch.from_numpy(data.train_labels),
+        test_images=torch.from_numpy(data.test_images),
+        test_labels=torch.from_numpy(data.test_labels),
+        class_names=tuple(data.class_names or ()),
+        mean=mean,
+        std=std,
+        augmentable=bool(data.augmentable),
+        labels_right=False,
+        clean_images=None if data.clean_images is None else torch.from_numpy(data.clean_images),
+        clean_labels=None if data.clean_labels is None else torch.from_numpy(data.clean_labels),
+        train_files=None if data.train_files is None else tuple(data.train_files),
+    )
 
 
 def _digits(folders: Sequence[Path] | None, download: bool) -> Source:
@@ -143,4 +180,4 @@ SOURCES: dict[str, Callable[[Sequence[Path] | None, bool], Source]] = {
     "cifar100": _cifar100,
     "fashion_mnist": _fashion_mnist,
 }
-"""Every data set by name: a function of the folders to search and of whether to download."""
+"""Every built-in data set by name: a function of the folders to search and of whether to download."""

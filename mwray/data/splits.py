@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ class Subset:
 
     images: Tensor  # uint8 [N, C, H, W], on the CPU (may be memory-mapped)
     observed: Tensor  # int64 [N], what training sees
-    true: Tensor  # int64 [N]
-    index: Tensor  # int64 [N], position in the source's training (or test) images
+    true: Tensor | None  # int64 [N]; None where nobody knows them: training labels of one's own
+    index: Tensor  # int64 [N], position in the source's training images (or test images, or clean ones)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -39,8 +39,9 @@ class Splits:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
-    transition: Tensor  # float64 [C, C]: probability of observed class (column) given true class (row), as drawn from
+    transition: Tensor  # float64 [C, C]: probability of observed class (column) given the source's (row), as drawn from
     augmentable: bool = False  # whether an image keeps its meaning when cropped and mirrored
+    train_files: tuple[str, ...] | None = None  # where each of the source's training images is from
 
     @property
     def num_classes(self) -> int:
@@ -65,6 +66,9 @@ def split(data: Data, seed: int, source: Source | None = None) -> Splits:
     The paper's code draws the split of meta and training images apart from each other, which leaves most meta images
     in the training set for every seed but 1; here they are disjoint.
 
+    Of data of one's own that has clean images, meta and validation images are taken from those in the same way, and
+    all other images are trained on.
+
     Args:
         data: sizes, source and bias.
         seed: of the split, the long tail, the class map and the labels, each with a generator of its own.
@@ -76,28 +80,47 @@ def split(data: Data, seed: int, source: Source | None = None) -> Splits:
     """
     source = source or sources.load(data.source)
     num_classes = len(source.class_names)
-    meta, train, validation = _divide(data, seed, source.train_labels, source.class_names)
+    meta, train, validation = _divide(data, seed, source)
     if data.bias.imbalance > 1:
         tail = rng(seed, "long tail")
         train = train[biases.long_tail(source.train_labels[train], data.bias.imbalance, num_classes, tail)]
     transition = biases.transition(data.bias, num_classes, rng(seed, "class map"), source.superclass)
     # Drawn for all images, used or not: an image's label does not depend on which others are trained on.
     observed = biases.corrupt(source.train_labels, transition, rng(seed, "noise"))
+    images, labels = (source.train_images, source.train_labels)
+    if source.clean_images is not None and source.clean_labels is not None:
+        images, labels = source.clean_images, source.clean_labels
     return Splits(
-        train=_subset(source.train_images, observed, source.train_labels, train),
-        meta=_subset(source.train_images, source.train_labels, source.train_labels, meta),
-        validation=_subset(source.train_images, source.train_labels, source.train_labels, validation),
+        train=_subset(source.train_images, observed, source.train_labels if source.labels_right else None, train),
+        meta=_subset(images, labels, labels, meta),
+        validation=_subset(images, labels, labels, validation),
         test=_test(source, data.num_test),
         class_names=source.class_names,
         mean=source.mean,
         std=source.std,
         transition=transition,
         augmentable=source.augmentable,
+        train_files=source.train_files,
     )
 
 
-def _divide(data: Data, seed: int, labels: Tensor, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of the meta, training (before any bias) and validation images, each ascending."""
+def _divide(data: Data, seed: int, source: Source) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of the meta, training (before any bias) and validation images, each ascending.
+
+    Those of meta and validation images are positions in the clean images, if the source has some.
+    """
+    names = source.class_names
+    if source.clean_labels is None:
+        return _cut(data, seed, source.train_labels, names)
+    meta, _, validation = _cut(replace(data, num_train=None), seed, source.clean_labels, names, to_the_last=True)
+    _, train, _ = _cut(replace(data, num_meta=0, num_validation=0), seed, source.train_labels, names)
+    return meta, train, validation
+
+
+def _cut(
+    data: Data, seed: int, labels: Tensor, class_names: tuple[str, ...], *, to_the_last: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of one set of images; `to_the_last` where none of them need be left to train on."""
     num_classes = len(class_names)
     sizes = torch.bincount(labels, minlength=num_classes)
     meta = _held_out("data.num_meta", data.num_meta, sizes, class_names, rng(seed, "meta"))
@@ -105,7 +128,7 @@ def _divide(data: Data, seed: int, labels: Tensor, class_names: tuple[str, ...])
         "data.num_validation", data.num_validation, sizes - meta, class_names, rng(seed, "validation")
     )
     left = sizes - meta - validation
-    if int(left.min()) == 0:
+    if int(left.min()) == 0 and not to_the_last:
         name = class_names[int(left.argmin())]
         raise ConfigError(
             f"data.num_meta, data.num_validation: {data.num_meta} meta and {data.num_validation} validation images "
@@ -166,8 +189,8 @@ def _pick(members: list[Tensor], start: Tensor, end: Tensor) -> Tensor:
     return torch.cat(parts).sort().values
 
 
-def _subset(images: Tensor, observed: Tensor, true: Tensor, index: Tensor) -> Subset:
-    return Subset(images=images[index], observed=observed[index], true=true[index], index=index)
+def _subset(images: Tensor, observed: Tensor, true: Tensor | None, index: Tensor) -> Subset:
+    return Subset(images[index], observed[index], None if true is None else true[index], index)
 
 
 def _test(source: Source, num_test: int | None) -> Subset:

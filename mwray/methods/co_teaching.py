@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mwray import optim
+from mwray.config import ConfigError
 from mwray.data.loader import Batch
 from mwray.meta.gradient import cross_entropy
 from mwray.methods.base import Method, Setup, Step
@@ -30,6 +31,9 @@ class CoTeaching(Method):
     starts where every method's starts, predicts. Cost: two plain trainings.
 
     On several workers the samples of smallest loss are those of the whole batch.
+
+    Raises:
+        ConfigError: the share to forget is to be that of wrong labels, and nobody knows it.
     """
 
     def __init__(self, settings: CoTeachingSettings, setup: Setup) -> None:
@@ -37,9 +41,7 @@ class CoTeaching(Method):
         if settings.optimizer == "adam":
             setup = _published(setup)
         self.networks = Classifier(setup), Classifier(setup, "second")
-        train = setup.splits.train
-        wrong = float((train.observed != train.true).double().mean())
-        self.forget_rate = wrong if settings.forget_rate is None else settings.forget_rate
+        self.forget_rate = _share_of_wrong(setup) if settings.forget_rate is None else settings.forget_rate
         self.forgotten = 0.0
         self.kept = Kept(setup)
 
@@ -98,6 +100,16 @@ class CoTeaching(Method):
         """Continue from `state`."""
         for network, saved in zip(self.networks, state["networks"], strict=True):
             network.restore(saved)
+
+
+def _share_of_wrong(setup: Setup) -> float:
+    train = setup.splits.train
+    if train.true is None:
+        raise ConfigError(
+            "method.forget_rate: None takes the share of wrong training labels, which nobody knows of this data set; "
+            "give your estimate of it, for example 0.2"
+        )
+    return float((train.observed != train.true).double().mean())
 
 
 def forget(settings: CoTeachingSettings, rate: float, epoch: int) -> float:

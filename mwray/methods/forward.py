@@ -34,7 +34,8 @@ class Forward(Method):
     Where we differ from their code: its two trainings are of full length each, here they share the run's epochs.
 
     Raises:
-        ConfigError: a given matrix of another size than the number of classes, or a phase without an epoch.
+        ConfigError: a given matrix of another size than the number of classes, a true one that nobody knows, or a
+            phase without an epoch.
     """
 
     def __init__(self, settings: ForwardSettings, setup: Setup) -> None:
@@ -117,6 +118,11 @@ def anchor_transition(probabilities: Tensor, percentile: float) -> Tensor:
 
 def _known_transition(settings: ForwardSettings, setup: Setup) -> Tensor | None:
     if settings.matrix == "true":
+        if setup.splits.train.true is None:
+            raise ConfigError(
+                "method.matrix: 'true' is the transition that labels were drawn from, which nobody knows of this data "
+                "set; 'estimated' would do, or 'given'"
+            )
         return setup.splits.transition.float().to(setup.worker.device)
     if settings.transition is None:
         return None

@@ -108,7 +108,7 @@ def estimate_corruption(classifier: Classifier, setup: Setup) -> Tensor:
 
 def _check_every_class(setup: Setup) -> None:
     splits = setup.splits
-    counts = torch.bincount(splits.meta.true, minlength=splits.num_classes)
+    counts = torch.bincount(splits.meta.observed, minlength=splits.num_classes)
     if int(counts.min()) == 0:
         raise ConfigError(
             f"data.num_meta: GLC needs a clean image of every class, and {len(splits.meta)} leave class "

@@ -18,6 +18,6 @@ def training_batches(setup: Setup, index: Tensor, batch_size: int) -> Iterator[B
     """
     train, device = setup.splits.train, setup.worker.device
     for part in index.cpu().split(batch_size):
-        chosen = Subset(train.images[part], train.observed[part], train.true[part], train.index[part])
+        chosen = Subset(train.images[part], train.observed[part], None, train.index[part])
         loader = Loader(chosen, setup.splits, device, augment=False)
         yield Batch(x=loader.normalise(loader.images), y=loader.observed, index=part.to(device))

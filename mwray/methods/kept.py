@@ -14,8 +14,9 @@ class Kept:
 
     def __init__(self, setup: Setup) -> None:
         train, self._worker = setup.splits.train, setup.worker
-        self._clean = (train.observed == train.true).to(setup.worker.device)
-        self._counts = torch.zeros(3, device=self._clean.device)  # seen, kept, kept and clean; exact below 2^24
+        clean = None if train.true is None else train.observed == train.true
+        self._clean = None if clean is None else clean.to(setup.worker.device)
+        self._counts = torch.zeros(3, device=setup.worker.device)  # seen, kept, kept and clean; exact below 2^24
 
     def reset(self) -> None:
         """Start an epoch."""
@@ -23,12 +24,13 @@ class Kept:
 
     def add(self, index: Tensor, kept: Tensor) -> None:
         """Take in one step: positions [B] in the training set, and which of them were kept, bool [B]."""
-        clean = self._clean[index]
-        self._counts += torch.stack([torch.ones_like(kept).sum(), kept.sum(), (kept & clean).sum()])
+        clean = kept if self._clean is None else kept & self._clean[index]
+        self._counts += torch.stack([torch.ones_like(kept).sum(), kept.sum(), clean.sum()])
 
     def read(self) -> dict[str, float]:
-        """ "share_kept" and "precision" (clean among kept; absent where none was kept), over all workers."""
+        """ "share_kept" and "precision" (clean among kept; absent where none was kept or nobody knows), over all
+        workers."""
         seen, kept, clean = total(self._counts, self._worker).tolist()
         if kept == 0:
             return {"share_kept": 0.0}
-        return {"share_kept": kept / seen, "precision": clean / kept}
+        return {"share_kept": kept / seen, **({} if self._clean is None else {"precision": clean / kept})}

@@ -158,7 +158,7 @@ class MentorNet(Method):
         self.phases = Phases.of(settings.first_epochs, DEFAULT_SHARE, setup.epochs)
         labels = wrong_labels(setup.splits, settings.wrong_share, settings.wrong_labels, setup.seed)
         self.labels = labels.to(setup.worker.device)
-        self.right = (labels == setup.splits.meta.true).float().to(setup.worker.device)
+        self.right = (labels == setup.splits.meta.observed).float().to(setup.worker.device)
         # Of each clean image in each epoch: sums of its losses and distances, and how often it was met.
         self.seen = torch.zeros(self.phases.first, len(labels), 3, device=setup.worker.device)
         self.watched = torch.zeros_like(self.seen[0])  # the same, of the present epoch

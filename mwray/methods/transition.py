@@ -8,11 +8,14 @@ from torch import Tensor
 from mwray.data.splits import Subset
 
 
-def empirical(train: Subset, num_classes: int) -> Tensor:
+def empirical(train: Subset, num_classes: int) -> Tensor | None:
     """The transition [C, C] that the training labels really show: counts of observed given true class, float64.
 
-    For judging an estimate only: no method may learn from it. A class without images keeps its label.
+    For judging an estimate only: no method may learn from it. A class without images keeps its label. None where
+    nobody knows the true classes.
     """
+    if train.true is None:
+        return None
     cells = torch.bincount(train.true * num_classes + train.observed, minlength=num_classes * num_classes)
     return normalised(cells.double().unflatten(0, (num_classes, num_classes)))
 

@@ -17,7 +17,7 @@ def wrong_labels(splits: Splits, share: float, kind: Literal["same", "uniform"],
     "same" draws a wrong label of class i from the entries of row i of the transition that the training labels were
     drawn from, without the diagonal; where that row has no wrong entry, and with "uniform", from all other classes.
     """
-    true, num_classes = splits.meta.true, splits.num_classes
+    true, num_classes = splits.meta.observed, splits.num_classes
     generator = rng(seed, "wrong labels")
     count = min(max(round(share * len(true)), 1), len(true) - 1)
     chosen = torch.randperm(len(true), generator=generator)[:count]

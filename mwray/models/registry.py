@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 
 from torch import nn
 
 from mwray.config import ConfigError, nearest
+from mwray.imported import imported
 from mwray.models.cnn9 import CNN9
 from mwray.models.mlp import MLP
 from mwray.models.resnet_cifar import ResNet
@@ -73,14 +73,4 @@ def find(name: str) -> Factory:
             f"model.name: there is no network {name!r}.{nearest(name, list(MODELS))} Known: {', '.join(MODELS)}; or "
             "name your own as 'package.module:factory'."
         )
-    module_name, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute, None)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"model.name: {module_name!r} of {name!r} cannot be imported ({error}). Install it, or put its folder on "
-            "PYTHONPATH."
-        ) from error
-    if not callable(factory):
-        raise ConfigError(f"model.name: {module_name!r} has no function or class {attribute!r}, which {name!r} names")
-    return factory
+    return imported("model.name", name)

@@ -4,7 +4,7 @@
     last.npz       "epoch", "confusion" [C, C], "classes" [C], and "loss", "weight", "clean" [N]
     watched.npz    "epochs" [E], "index" [S], "clean" [S], "weight" [E, S], "mean" [E]
 
-The last two are written by mwray/train/sinks/arrays.py.
+The last two are written by mwray/train/sinks/arrays.py; "clean" is missing where nobody knows the true labels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Watched:
 
     epochs: NDArray[np.int64]  # [E], finished epochs
     index: NDArray[np.int64]  # [S], positions in the training set
-    clean: Bools  # [S]
+    clean: Bools | None  # [S]; None where nobody knows the true labels
     weights: Floats  # [E, S], as the method gave them; NaN where a sample was not visited
     means: Floats  # [E], mean weight of all samples in that epoch
 
@@ -49,7 +49,7 @@ def last(folder: Path) -> Last | None:
     file = _load(folder / LAST)
     if file is None:
         return None
-    samples = Samples(file["loss"], file["clean"].astype(bool), file.get("weight")) if "loss" in file else None
+    samples = Samples(file["loss"], _clean(file), file.get("weight")) if "loss" in file else None
     return Last(int(file["epoch"]), file.get("confusion"), tuple(map(str, file["classes"])), samples)
 
 
@@ -58,7 +58,7 @@ def watched(folder: Path) -> Watched | None:
     file = _load(folder / WATCHED)
     if file is None:
         return None
-    return Watched(file["epochs"], file["index"], file["clean"].astype(bool), file["weight"], file["mean"])
+    return Watched(file["epochs"], file["index"], _clean(file), file["weight"], file["mean"])
 
 
 def curves(folder: Path) -> Curves | None:
@@ -67,6 +67,10 @@ def curves(folder: Path) -> Curves | None:
     if file is None or len(file["curve.epochs"]) == 0:
         return None
     return Curves(file["curve.epochs"], file["curve.loss"], file["curve.weight"])
+
+
+def _clean(file: dict[str, NDArray[Any]]) -> Bools | None:
+    return file["clean"].astype(bool) if "clean" in file else None
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]] | None:

@@ -296,7 +296,12 @@ def _weight_histogram(axes: Axes, samples: Samples) -> None:
 
 
 def _bars(axes: Axes, found: Shares) -> None:
-    for share, colour, label in ((found.clean, CLEAN, "right label"), (found.wrong, WRONG, "wrong label")):
+    kinds = (
+        (found.clean, CLEAN, "right label"),
+        (found.wrong, WRONG, "wrong label"),
+        (found.every, GREY, "all labels"),
+    )
+    for share, colour, label in kinds:
         if share is not None:
             axes.stairs(share, found.edges, fill=True, color=colour, alpha=0.3)
             axes.stairs(share, found.edges, color=colour, linewidth=1.2, label=label)

@@ -101,6 +101,7 @@ def variation(kept: Watched) -> Variation:
     Weights are taken relative to their mean in the epoch: methods differ in scale, and a common factor of all weights
     changes no direction of a step.
     """
+    assert kept.clean is not None, "nobody knows which of these labels are wrong"
     wrong: Bools = ~kept.clean
     relative = kept.weights[:, wrong] / kept.means[:, None]
     moved = np.abs(np.diff(relative, axis=0))
@@ -116,7 +117,7 @@ def variations(entries: Sequence[Entry], table: str, column: Column) -> dict[str
     for row in ("MW-Net", "L2RW"):
         for entry in select(entries, table, row, column)[:1]:
             kept = watched(entry.folder)
-            if kept is not None and len(kept.epochs) > 1 and not kept.clean.all():
+            if kept is not None and len(kept.epochs) > 1 and kept.clean is not None and not kept.clean.all():
                 found[row] = variation(kept)
     return found
 

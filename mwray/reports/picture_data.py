@@ -30,7 +30,7 @@ class Samples:
     """What an epoch showed of every training sample; NaN where one was not visited."""
 
     losses: Floats  # [N], before the step that used it
-    clean: Bools  # [N], whether the observed label is the true one
+    clean: Bools | None  # [N], whether the observed label is the true one; None where nobody knows
     weights: Floats | None = None  # [N], any scale; None: the method does not weight samples
 
 
@@ -41,12 +41,13 @@ class Shares:
     edges: Floats  # [B + 1]
     clean: Floats | None  # [B]; None where there is no such sample
     wrong: Floats | None  # [B]
+    every: Floats | None = None  # [B], of all samples, where nobody knows which are which
 
 
-def shares(values: Floats, clean: Bools, edges: Floats) -> Shares:
+def shares(values: Floats, clean: Bools | None, edges: Floats) -> Shares:
     """Histogram of `values` [N] over bins with `edges` [B + 1], for clean and for wrongly labelled samples apart.
 
-    NaN counts for nothing. Values outside the bins count in the whole all the same, so that shares need not sum to 1: a
+    Of all samples together where nobody knows which are clean. NaN counts for nothing. Values outside the bins count in the whole all the same, so that shares need not sum to 1: a
     cut tail does not lift what is left.
     """
     visited = ~np.isnan(values)
@@ -54,6 +55,8 @@ def shares(values: Floats, clean: Bools, edges: Floats) -> Shares:
     def share(chosen: Bools) -> Floats | None:
         return np.histogram(values[chosen], edges)[0] / chosen.sum() if chosen.any() else None
 
+    if clean is None:
+        return Shares(edges, None, None, share(visited))
     return Shares(edges, share(visited & clean), share(visited & ~clean))
 
 

@@ -84,7 +84,7 @@ def _figure4(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
 def _figure5(entries: Sequence[Entry], number: str) -> Iterator[Picture]:
     for column in figures.columns_of(entries, "2", "MW-Net"):
         found = figures.samples(entries, "2", "MW-Net", column)
-        if found is not None and not np.all(found.clean):
+        if found is not None and found.clean is not None and not np.all(found.clean):
             caption = f"Figure 5. MW-Net's weights of training samples in the last epoch: {column} (one seed)."
             yield Picture(f"figure-05-{_slug(str(column))}", caption, png(weight_histogram(found)))
 

@@ -35,6 +35,7 @@ class Suspects:
     true: NDArray[np.int64] | None  # [N]; None where it is not known
     position: NDArray[np.int64]  # [N], where each sample was before the sorting
     classes: tuple[str, ...]
+    files: NDArray[np.str_] | None = None  # [N], where each is from; None: they have no names
 
     @property
     def wrong(self) -> Bools | None:
@@ -78,6 +79,8 @@ def table(suspects: Suspects) -> pa.Table:
     }
     if suspects.weight is not None:
         columns["weight"] = suspects.weight
+    if suspects.files is not None:
+        columns["file"] = suspects.files
     if suspects.true is not None and suspects.wrong is not None:
         precision, recall = precision_recall(suspects.wrong)
         columns |= {"true_label": suspects.true, "true": names[suspects.true], "wrong": suspects.wrong}

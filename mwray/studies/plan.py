@@ -207,7 +207,7 @@ def plain(text: str) -> str:
 def folder_name(experiment: Experiment) -> str:
     """What a person looks for first - data, bias, method, seed - then the fingerprint that makes it unique."""
     bias, method = experiment.data.bias, experiment.method
-    parts: list[str] = [experiment.data.source]
+    parts: list[str] = [plain(experiment.data.source)]
     if bias.imbalance > 1:
         parts.append(f"imbalance{bias.imbalance:g}")
     parts.append(f"{bias.noise}_{100 * bias.rate:g}" if bias.rate else "clean" if bias.imbalance == 1 else "")

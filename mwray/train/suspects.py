@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -53,7 +54,7 @@ def suspects(session: Session, batch_size: int = 1000) -> Suspects:
     without one are ranked by loss.
     """
     logits = torch.cat([session.method.predict(batch.x) for batch in session.train.in_order(batch_size)]).float()
-    train = session.splits.train
+    train, files = session.splits.train, session.splits.train_files
     losses = F.cross_entropy(logits, session.train.observed, reduction="none")
     curve = session.method.curve()
     loss = losses.cpu().numpy()
@@ -65,7 +66,8 @@ def suspects(session: Session, batch_size: int = 1000) -> Suspects:
         predicted=logits.argmax(1).cpu().numpy()[position],
         loss=loss[position],
         weight=None if weight is None else weight[position],
-        true=train.true.numpy()[position],
+        true=None if train.true is None else train.true.numpy()[position],
         position=position,
         classes=session.splits.class_names,
+        files=None if files is None else np.asarray(files)[train.index.numpy()[position]],
     )

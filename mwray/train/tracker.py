@@ -18,14 +18,15 @@ from mwray.worker import Worker
 class Tracker:
     """Sums and per-sample values of an epoch; one transfer to the host at its end.
 
-    Per-sample losses and weights are those seen in this epoch, at the moment each sample was trained on.
+    Per-sample losses and weights are those seen in this epoch, at the moment each sample was trained on. What
+    compares with true labels is left out where nobody knows them.
     """
 
     def __init__(self, train: Subset, worker: Worker) -> None:
         self.worker = worker
         self.observed = train.observed.to(worker.device)
-        self.true = train.true.to(worker.device)
-        self.clean = (train.observed == train.true).numpy()
+        self.true = None if train.true is None else train.true.to(worker.device)
+        self.clean = None if train.true is None else (train.observed == train.true).numpy()
         self.losses = torch.empty(len(train.observed), dtype=torch.float32, device=worker.device)
         self.weights = torch.empty_like(self.losses)
         self.sums: dict[str, Tensor] = {}  # of all names ever shown: they stay where they are
@@ -52,8 +53,10 @@ class Tracker:
         guess = step.logits.argmax(1)
         self._sum("train.loss", step.losses.float().mean())
         self._sum("train.accuracy_observed", (guess == self.observed[batch.index]).float().mean())
-        self._sum("train.accuracy_true", (guess == self.true[batch.index]).float().mean())
-        names = ["train.loss", "train.accuracy_observed", "train.accuracy_true"]
+        names = ["train.loss", "train.accuracy_observed"]
+        if self.true is not None:
+            names.append("train.accuracy_true")
+            self._sum("train.accuracy_true", (guess == self.true[batch.index]).float().mean())
         for name, value in step.scalars.items():
             names.append(name if "." in name else f"train.{name}")
             self._sum(names[-1], value.float())
@@ -74,10 +77,12 @@ class Tracker:
         names = list(self.shown)
         means = self.worker.average([torch.stack([self.sums[name] for name in names]) / self.steps])[0].tolist()
         values = dict(zip(names, means, strict=True))
-        arrays = {"sample.loss": losses, "sample.clean": self.clean}
+        arrays = {"sample.loss": losses}
+        if self.clean is not None:
+            arrays["sample.clean"] = self.clean
         if not np.isnan(weights).all():
             arrays["sample.weight"] = weights
-            values |= _clean_and_noisy(weights, self.clean)
+            values |= {} if self.clean is None else _clean_and_noisy(weights, self.clean)
         return values, arrays
 
     def _sum(self, name: str, value: Tensor) -> None:

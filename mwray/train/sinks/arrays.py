@@ -65,8 +65,8 @@ class ArraysSink:
     def _watch(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
         weights = arrays["sample.weight"]
         if self.index is None:
-            self.index = choose(arrays["sample.clean"])
-        self.clean = arrays["sample.clean"][self.index]
+            self.index = choose(arrays.get("sample.clean", np.ones(len(weights), bool)))
+        self.clean = arrays["sample.clean"][self.index] if "sample.clean" in arrays else None
         mean = float(np.nanmean(weights)) if np.isfinite(weights).any() else float("nan")
         self.rows[epoch] = (mean, weights[self.index].astype(np.float32))
         _save(
@@ -74,7 +74,7 @@ class ArraysSink:
             {
                 "epochs": np.array(list(self.rows)),
                 "index": self.index,
-                "clean": self.clean,
+                **({} if self.clean is None else {"clean": self.clean}),
                 "weight": np.stack([row for _, row in self.rows.values()]),
                 "mean": np.array([mean for mean, _ in self.rows.values()]),
             },

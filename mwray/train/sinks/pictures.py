@@ -104,6 +104,6 @@ def transitions_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def samples_of(arrays: Mapping[str, np.ndarray]) -> Samples | None:
     """The per-sample arrays of an epoch, or None where there are none."""
-    if "sample.loss" not in arrays or "sample.clean" not in arrays:
+    if "sample.loss" not in arrays:
         return None
-    return Samples(arrays["sample.loss"], arrays["sample.clean"], arrays.get("sample.weight"))
+    return Samples(arrays["sample.loss"], arrays.get("sample.clean"), arrays.get("sample.weight"))
