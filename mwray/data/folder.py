@@ -37,9 +37,8 @@ def read(name: str) -> OwnData:
             f"data.source: {name!r} names {root}, and there is no such folder on this machine; give one that holds "
             "train/CLASS/ and test/CLASS/ with pictures in them"
         )
-    parts = {
-        part: _listing(root, part) for part in ("train", "test", "clean") if part != "clean" or (root / part).exists()
-    }
+    there = ("train", "test", "clean") if (root / "clean").exists() else ("train", "test")
+    parts = {part: _listing(root, part) for part in there}
     classes = list(parts["train"])
     for part, listing in parts.items():
         _check_known(root / part, listing, classes)
@@ -73,9 +72,7 @@ def _listing(root: Path, part: str) -> Listing:
         listing[entry.name] = _entries(entry)
         for path in listing[entry.name]:
             if path.suffix.lower() not in ENDINGS or not path.is_file():
-                raise BrokenData(
-                    f"data.source: {path} is not a file {' or '.join(ENDINGS)}; convert it, or take it out"
-                )
+                raise BrokenData(f"data.source: {path} is no {' or '.join(ENDINGS)} file; convert it, or take it out")
         if not listing[entry.name]:
             raise BrokenData(f"data.source: {entry} is empty; put pictures of that class there, or remove the folder")
     if not listing:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mwray.config import ConfigError, nearest
 from mwray.experiment import Experiment
-from mwray.recipes import digits, noise, paper
+from mwray.recipes import digits, noise, own, paper
 
 RECIPES: dict[str, Callable[[], Experiment]] = {
     "digits": digits.uniform,
@@ -22,6 +22,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     "cifar10-flip-small": noise.cifar10_flip_small,
     "cifar10-uniform-small": noise.cifar10_uniform_small,
     "fashion-flip": noise.fashion_flip,
+    "own": own.own,
     "paper": paper.paper,
     "official_pgc": paper.official_pgc,
     "official_stable": paper.official_stable,

@@ -296,12 +296,8 @@ def _weight_histogram(axes: Axes, samples: Samples) -> None:
 
 
 def _bars(axes: Axes, found: Shares) -> None:
-    kinds = (
-        (found.clean, CLEAN, "right label"),
-        (found.wrong, WRONG, "wrong label"),
-        (found.every, GREY, "all labels"),
-    )
-    for share, colour, label in kinds:
+    clean, wrong = (found.clean, CLEAN, "right label"), (found.wrong, WRONG, "wrong label")
+    for share, colour, label in (clean, wrong, (found.every, GREY, "all labels")):
         if share is not None:
             axes.stairs(share, found.edges, fill=True, color=colour, alpha=0.3)
             axes.stairs(share, found.edges, color=colour, linewidth=1.2, label=label)

@@ -47,8 +47,8 @@ class Shares:
 def shares(values: Floats, clean: Bools | None, edges: Floats) -> Shares:
     """Histogram of `values` [N] over bins with `edges` [B + 1], for clean and for wrongly labelled samples apart.
 
-    Of all samples together where nobody knows which are clean. NaN counts for nothing. Values outside the bins count in the whole all the same, so that shares need not sum to 1: a
-    cut tail does not lift what is left.
+    Of all samples together where nobody knows which are clean. NaN counts for nothing. Values outside the bins count
+    in the whole all the same, so that shares need not sum to 1: a cut tail does not lift what is left.
     """
     visited = ~np.isnan(values)
 
