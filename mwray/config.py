@@ -26,9 +26,6 @@ _adapters: dict[type, pydantic.TypeAdapter[Any]] = {}
 tagged = pydantic.Discriminator("name")
 """Marks a union of setting classes that are told apart by their field `name`: `Annotated[A | B, tagged]`."""
 
-checked = pydantic.AfterValidator
-"""Marks a field that a function has to let through, or a ValueError says why not: `Annotated[str, checked(known)]`."""
-
 
 class ConfigError(UserError, ValueError):
     """A setting that cannot be used: names the field, what was given, and what would do."""

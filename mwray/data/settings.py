@@ -12,15 +12,15 @@ BUILT_IN = ("digits", "cifar10", "cifar100", "fashion_mnist")
 FOLDER = "folder:"
 
 
-def known(source: str) -> str:
-    """`source`, where it can be the name of a data set; whether the data are there shows when they are loaded.
+def known(source: str) -> None:
+    """Let `source` pass if it can be the name of a data set; whether the data are there shows when they are loaded.
 
     Raises:
         ValueError: it is neither built in nor "folder:/path" nor "package.module:function".
     """
     before, colon, after = source.partition(":")
     if source in BUILT_IN or (before and colon and after):
-        return source
+        return
     raise ValueError(
         f"there is no data set {source!r}.{nearest(source, list(BUILT_IN))} Known: {', '.join(BUILT_IN)}; or name your "
         "own as 'folder:/path' or 'package.module:function'."

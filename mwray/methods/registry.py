@@ -68,7 +68,7 @@ def build(settings: Any, setup: Setup) -> Method:
 
 
 def _warn_of_classes_without_meta_images(splits: Splits) -> None:
-    counts = torch.bincount(splits.meta.true, minlength=splits.num_classes)
+    counts = torch.bincount(splits.meta.observed, minlength=splits.num_classes)
     missing = [splits.class_names[place] for place in (counts == 0).nonzero().flatten().tolist()]
     if missing:
         named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")

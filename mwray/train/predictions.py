@@ -60,7 +60,7 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
     else:
         experiment = read(Experiment, Run(folder).experiment())
         test = split(experiment.data, experiment.seed).test
-        found = predict(classifier, test.images.numpy(), test.true.numpy())
+        found = predict(classifier, test.images.numpy(), test.observed.numpy())
         assert found.accuracy is not None
         said = [f"{100 * found.accuracy:.2f} %  test accuracy, {len(test)} images, after epoch {classifier.epoch}"]
         recorded = [r["test.accuracy"] for r in Run(folder).records() if r["epoch"] == classifier.epoch]
