@@ -51,8 +51,19 @@ def ends(build: Callable[[Setup], Method], size: int, epochs: int, **options) ->
             with lock:  # a second phase may start from the beginning
                 return make_model(name)
 
+        average = worker.average
+
+        def averaged(tensors):
+            lock.release()  # whoever asks the others, in the middle of a build, lets them build too
+            try:
+                return average(tensors)
+            finally:
+                lock.acquire()
+
         with lock:
+            worker.average = averaged
             method = build(replace(setup, make_model=one_at_a_time))
+            worker.average = average
         return parameters(run(method, setup, epochs).classifier.network)
 
     return together(size, work)
