@@ -101,8 +101,9 @@ def write_atomically(path: Path, data: bytes, *, make_folder: bool = True, limit
         try:
             _write_whole(path, data)
         except OSError as error:  # which names the part, and nobody has heard of that
-            error.filename, error.filename2 = str(path), None
-            raise
+            if error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     patiently(write, path, limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -80,6 +81,17 @@ def test_missing_and_unreadable_files_are_named(tmp_path):
     (tmp_path / "records.jsonl").write_bytes(b'{"epoch": 1}\n\x89\xff\n{"epoch": 3}\n')
     with pytest.raises(RecordError, match="records.jsonl, line 2: not a JSON record"):
         Run(tmp_path).records()
+
+
+def test_a_write_that_fails_names_the_file_that_was_asked_for(tmp_path, monkeypatch):
+    def refused(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted", source, None, target)
+
+    monkeypatch.setattr("os.replace", refused)
+    with pytest.raises(PermissionError) as error:
+        write_atomically(tmp_path / "file", b"new")
+    assert str(error.value) == f"[Errno 1] Operation not permitted: '{tmp_path / 'file'}'"
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
