@@ -34,6 +34,8 @@ OPTIONS = {"region", "endpoint_override", "scheme", "allow_bucket_creation", "an
 SCRATCH = "MWRAY_SCRATCH"
 """Environment variable: where the local copies are; default ~/.cache/mwray/remote."""
 
+TRIES = 5
+"""How often an object is read that changes meanwhile, before a pause."""
 READERS = 8
 """Objects that are read at once: of small ones the storage takes longer to answer than to send."""
 
@@ -100,8 +102,11 @@ class Remote:
         if self._opened is None:
             from pyarrow import fs
 
+            # One request puts what fits into one; without it each object takes three, and a process that is killed in
+            # between leaves parts behind that are paid for.
+            at_once = "?&"["?" in self.address] + "allow_delayed_open=true" if self._scheme == "s3" else ""
             try:
-                self._opened, _ = fs.FileSystem.from_uri(self.address)
+                self._opened, _ = fs.FileSystem.from_uri(self.address + at_once)
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{self.address}: {error}") from None
         return self._opened
@@ -129,16 +134,22 @@ class Remote:
         return Found(info.size, info.mtime_ns / 1e9) if info.type == fs.FileType.File else None
 
     def read(self, name: str) -> bytes | None:
-        """The whole object, or None where there is none."""
+        """The whole object as it was at one moment, or None where there is none."""
+        return self._patiently(lambda: self._read(f"{self.path}/{name}"))
 
-        def read() -> bytes | None:
+    def _read(self, path: str) -> bytes | None:
+        # pyarrow asks for the size and then for as many bytes. Of an object that was put anew in between it returns the
+        # first ones of a longer one, and memory never written to behind those of a shorter one, all without an error.
+        for _ in range(TRIES):
             try:
-                with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                    return bytes(stream.read())
+                with self.filesystem.open_input_file(path) as file:
+                    version, data = file.metadata(), file.readall()
+                with self.filesystem.open_input_file(path) as file:
+                    if file.metadata() == version and file.size() == len(data):
+                        return bytes(data)
             except FileNotFoundError:
                 return None
-
-        return self._patiently(read)
+        raise OSError(f"{path}: was put anew each time while it was read")
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object, whole."""

@@ -87,7 +87,7 @@ class Claim:
             self.remote.guarded(self.look).delete(CLAIM)
 
     def _read(self) -> dict[str, Any]:
-        return dict(json.loads(self.remote.read(CLAIM) or b"{}"))
+        return _holder(self.remote, self.remote.read(CLAIM) or b"{}")
 
     def _write(self, look: Callable[[], None]) -> None:
         # Looked again before each attempt: one that waited for its storage must not undo what came to pass meanwhile.
@@ -117,4 +117,16 @@ def claimed(remote: Remote) -> tuple[dict[str, Any], float | None]:
     found, data = remote.find(CLAIM), remote.read(CLAIM)
     if found is None or data is None:
         return {}, None
-    return dict(json.loads(data)), max(0.0, time.time() - found.changed)
+    return _holder(remote, data), max(0.0, time.time() - found.changed)
+
+
+def _holder(remote: Remote, data: bytes) -> dict[str, Any]:
+    try:
+        holder = json.loads(data)
+        if isinstance(holder, dict) and (not holder or {"host", "pid", "since", "mark"} <= set(holder)):
+            return holder
+    except ValueError:
+        pass
+    raise StorageError(
+        f"{remote.address}/{CLAIM}: says not who drives the search. Something else wrote it; delete it if nobody does"
+    )

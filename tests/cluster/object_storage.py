@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -31,9 +34,21 @@ class Server:
         self._running = self._kind(self.host, self.port, verbose=False)
         self._running.start()
         self.host, self.port = self._running.get_host_and_port()
+        # S3 shows an object whole or not at all; this server empties it and then fills it, in one of many threads.
+        self._running._server.app = _one_at_a_time(self._running._server.app)
 
     def stop(self) -> None:
         self._running.stop()
+
+
+def _one_at_a_time(app: Callable[..., Any]) -> Callable[..., Any]:
+    lock = threading.Lock()
+
+    def answer(*request: Any) -> Any:
+        with lock:
+            return app(*request)
+
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -61,4 +76,4 @@ def bucket(server, tmp_path_factory) -> Iterator[str]:
 @pytest.fixture
 def place(bucket, request) -> Remote:
     """A place of the test's own."""
-    return Remote(bucket.format(f"{request.node.name.replace('[', '-').rstrip(']')}-{os.getpid()}"))
+    return Remote(bucket.format(f"{re.sub(r'[^a-z0-9_]+', '-', request.node.name)}-{os.getpid()}"))

@@ -176,6 +176,15 @@ def test_a_pull_that_is_broken_off_leaves_the_storage_as_it_is(place, monkeypatc
     assert place.read("study.journal") == b"newer" and place.read(CLAIM) is None
 
 
+@pytest.mark.parametrize("text", [b"[1]", b"{", b'{"host": "elsewhere"}', b"\xff"])
+def test_a_claim_that_is_none_is_named_and_left_alone(place, text):  # noqa: F811
+    place.write(CLAIM, text)
+    for ask in (Claim(place).take, lambda: claim.claimed(place)):
+        with pytest.raises(StorageError, match=r"claim\.json: says not who"):
+            ask()
+    assert place.read(CLAIM) == text
+
+
 def wait_for(condition):
     end = time.monotonic() + 10
     while not condition():
