@@ -11,7 +11,15 @@ from torch import Tensor
 from mwray.config import ConfigError
 from mwray.data.splits import Splits, Subset
 
-PADDING = 4  # pixels reflected at each border before the crop (He et al., 2016, section 4.2, pad with zeros)
+PADDING = 4  # pixels reflected at each border of 32x32 before the crop (He et al., 2016, section 4.2, pad with zeros)
+
+
+def padding_of(height: int, width: int) -> int:
+    """Pixels reflected at each border before the crop: 4, and from 40 on an eighth of the shorter side.
+
+    So a crop of a large picture moves as far, for its size, as that of CIFAR; four pixels of 224 would not show.
+    """
+    return max(PADDING, min(height, width) // 8)
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,9 @@ class Loader:
         self._scale, self._shift = (factor.to(device) for factor in factors(splits.mean, splits.std))
         height, width = self.images.shape[2:]
         assert not self.augment or min(height, width) > PADDING, "too small to reflect so many pixels"
-        self._rows = _windows(height).to(device)
-        self._columns = _windows(width).to(device)
+        self.padding = padding_of(height, width)
+        self._rows = _windows(height, self.padding).to(device)
+        self._columns = _windows(width, self.padding).to(device)
         self._channels = torch.arange(self.images.shape[1]).to(device)[None, :, None, None]
 
     def __len__(self) -> int:
@@ -151,7 +160,7 @@ class Loader:
         for step in range(len(self) // batch_size):
             index = shuffled[None, step * batch_size : (step + 1) * batch_size]
             if self.augment:
-                index = torch.cat([index, _draw(batch_size, augmentation, self.device)])
+                index = torch.cat([index, _draw(batch_size, augmentation, self.device, self.padding)])
             yield index[:, share]
 
     def _crop(self, index: Tensor, down: Tensor, right: Tensor, mirror: Tensor) -> Tensor:
@@ -179,16 +188,16 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _draw(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Offsets 0 .. 8 down and right, and 0 or 1 to mirror, of each of `count` images, uniformly: int64 [3, count]."""
-    offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator, device=device)
+def _draw(count: int, generator: torch.Generator, device: torch.device, padding: int = PADDING) -> Tensor:
+    """Uniform int64 [3, count]: offsets 0 .. 2 padding down and right of each image, and 0 or 1 to mirror it."""
+    offsets = torch.randint(2 * padding + 1, (2, count), generator=generator, device=device)
     mirror = torch.randint(2, (1, count), generator=generator, device=device)
     return torch.cat([offsets, mirror])
 
 
-def _windows(length: int) -> Tensor:
-    """Row [9, length] k: positions in an axis that a crop at offset k of the reflect-padded axis shows."""
-    place = torch.arange(2 * PADDING + 1)[:, None] + torch.arange(length)[None, :] - PADDING
+def _windows(length: int, padding: int) -> Tensor:
+    """Row k of [2 padding + 1, length]: positions in an axis that a crop at offset k of the padded axis shows."""
+    place = torch.arange(2 * padding + 1)[:, None] + torch.arange(length)[None, :] - padding
     place = place.abs()
     return torch.where(place >= length, 2 * (length - 1) - place, place)
 

@@ -67,6 +67,20 @@ class Data:
     num_test: Annotated[int, Gt(0)] | None = None
     """At most so many test images, class-balanced; None: all."""
     augment: bool = True
-    """Random crop after reflect-padding 4 pixels, and horizontal flip, on training and meta images (colour images
-    only: neither keeps the meaning of a digit, so digits and Fashion-MNIST are never flipped or cropped; a function
-    of your own may say otherwise)."""
+    """Random crop after reflect-padding an eighth of the shorter side, at least 4 pixels (4 for 32x32, 28 for 224x224),
+    and horizontal flip, on training and meta images (colour images only: neither keeps the meaning of a digit, so
+    digits and Fashion-MNIST are never flipped or cropped; a function of your own may say otherwise)."""
+    image_size: Annotated[int, Gt(0)] | None = None
+    """Of pictures in folders: the shorter side is resized to so many pixels, and the middle square is kept, when they
+    are decoded. None: as they are, all of one size. Other sources have a size of their own and refuse it."""
+    normalization: Literal["auto", "data", "imagenet"] = "auto"
+    """Mean and deviation per channel that images are normalised by: those of the training images ("data"; of CIFAR the
+    rounded ones of the paper's code), or ImageNet's. "auto": those that the initial weights were trained with, where
+    `model.weights` names some and they are known, else "data"."""
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not self.source.startswith(FOLDER):
+            raise ValueError(
+                f"image_size resizes the pictures of folder:/path as they are decoded, and source is {self.source!r}; "
+                "leave it out" + ("" if self.source in BUILT_IN else ", and resize in your function")
+            )

@@ -12,10 +12,15 @@ class Model:
     """Which network is trained."""
 
     name: str = "resnet32"
-    """A name of `mwray.models.registry.MODELS`, or "package.module:factory".
+    """A name of `mwray.models.registry.MODELS`, "torchvision:NAME" for any classifier of `torchvision.models`,
+    "timm:NAME" where timm is installed, or "package.module:factory".
 
     A factory takes (num_classes, shape), shape being (channels, height, width), and returns an `nn.Module`.
     """
+    weights: str | None = None
+    """Initial weights: "pretrained" (those that torchvision or timm publish for the network), a file that holds a state
+    dict (.pt, .pth, .safetensors), or the folder of a run. A last layer for another number of classes starts fresh.
+    None: all start fresh."""
     batch_norm: Literal["local", "synchronized"] = "local"
     """Over several workers: each normalises its own share of a batch, or all of them the whole batch together, which
     makes them equal one process at the cost of an exchange per layer and pass. One worker knows no difference."""

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mwray.config import ConfigError, read
 from mwray.data import folder, sources
 from mwray.data.archives import MissingData
 from mwray.data.parquet import BrokenData
+from mwray.data.settings import Data
 from mwray.errors import UserError
 from tests.data.own_sets import NAMES, own_data, save
 
@@ -120,3 +122,10 @@ def test_no_folder_and_a_class_without_a_checked_image(root: Path) -> None:
     (root / "clean" / "ash").rmdir()
     with pytest.raises(UserError, match=r"clean_labels .* has no image of class 'ash'"):
         sources.load(f"folder:{root}")
+
+
+def test_a_size_for_what_has_one_already_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^Data: image_size resizes .* source is 'cifar10'; leave it out$"):
+        read(Data, {"source": "cifar10", "image_size": 64})
+    with pytest.raises(ConfigError, match=r"source is 'my:load'; leave it out, and resize in your function$"):
+        read(Data, {"source": "my:load", "image_size": 64})

@@ -35,8 +35,15 @@ def _splits(count: int, height: int = 12, width: int = 10, augmentable: bool = T
     )
 
 
-def _loader(count: int, *, augment: bool = True, augmentable: bool = True, device: torch.device = CPU) -> Loader:
-    splits = _splits(count, augmentable=augmentable)
+def _loader(
+    count: int,
+    *,
+    augment: bool = True,
+    augmentable: bool = True,
+    device: torch.device = CPU,
+    size: tuple[int, int] = (12, 10),
+) -> Loader:
+    splits = _splits(count, *size, augmentable=augmentable)
     return Loader(splits.train, splits, device, augment)
 
 
@@ -45,9 +52,9 @@ def _normalise(pixels: Tensor) -> Tensor:
     return ((pixels.double() / 255 - mean) / std).float()
 
 
-def _reference(image: Tensor, down: int, right: int, mirror: bool) -> Tensor:
+def _reference(image: Tensor, down: int, right: int, mirror: bool, padding: int = 4) -> Tensor:
     _, height, width = image.shape
-    padded = F.pad(image[None].double(), (4, 4, 4, 4), mode="reflect")[0]
+    padded = F.pad(image[None].double(), (padding,) * 4, mode="reflect")[0]
     crop = padded[:, down : down + height, right : right + width]
     return _normalise(crop.flip(2) if mirror else crop)
 
@@ -65,6 +72,18 @@ def test_augmented_batches_equal_the_reference_image_by_image() -> None:
             image = loader.images[position]
             expected = _reference(image, int(down[place]), int(right[place]), bool(mirror[place]))
             torch.testing.assert_close(batch.x[place], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("size", "padding"), [((224, 300), 28), ((40, 64), 5), ((32, 32), 4), ((39, 90), 4)])
+def test_a_crop_moves_an_eighth_of_the_shorter_side(size: tuple[int, int], padding: int) -> None:
+    loader, draws = _loader(10, size=size), rng(1, "augmentation")
+    batch = next(loader.epoch(10, rng(1, "order"), rng(1, "augmentation")))
+    down, right = torch.randint(2 * padding + 1, (2, 10), generator=draws)
+    mirror = torch.randint(2, (1, 10), generator=draws)[0]
+    for place, position in enumerate(batch.index.tolist()):
+        drawn = int(down[place]), int(right[place]), bool(mirror[place])
+        expected = _reference(loader.images[position], *drawn, padding)
+        torch.testing.assert_close(batch.x[place], expected, rtol=0, atol=2e-6)
 
 
 def test_offsets_and_mirrors_are_uniform_and_independent() -> None:
