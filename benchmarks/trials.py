@@ -73,7 +73,7 @@ def trial(
         seed=seed,
         make_model=make_model,
         make_optimizer=experiment.optimizer.build,
-        learning_rate=experiment.optimizer.learning_rate,
+        learning_rate=experiment.learning_rate,
     )
     built = registry.build(experiment.method, setup)
     built.epoch_start(0)

@@ -15,10 +15,10 @@ from typing import Any
 
 from mwray import __version__, cli_predict, cli_reports, cli_studies
 from mwray.cli_arguments import Verb, gpus, gpus_or_auto, names, positive
-from mwray.cli_train import describe, train_here, train_in_storage, warn_of_milestones
+from mwray.cli_train import describe, schedules, train_here, train_in_storage
 from mwray.config import ConfigError, assign, fingerprint, leaves, to_dict
 from mwray.errors import UserError
-from mwray.experiment import Experiment
+from mwray.experiment import Experiment, warn_of_milestones
 from mwray.recipes import RECIPES, recipe
 from mwray.records import Run
 from mwray.remote import Remote, is_remote
@@ -82,7 +82,7 @@ def train(options: argparse.Namespace) -> int:
     again = _again(options)
     experiment = _experiment(options, again.experiment if again else None)
     if os.environ.get("RANK", "0") == "0":  # one of several processes is enough to say so
-        warn_of_milestones(experiment)
+        warn_of_milestones([experiment])
     if is_remote(options.folder):
         return train_in_storage(experiment, Remote(options.folder), options, again)
     name = "repeat" if again else options.recipe or DEFAULT_RECIPE
@@ -116,6 +116,7 @@ def tune(options: argparse.Namespace) -> int:
     from mwray.space import load
 
     space = load(Path(options.space), options.set, options.seeds)
+    warn_of_milestones(schedules(space))
     from mwray.cluster.search import search
 
     # A space that was changed on the command line is another search: it gets a folder of its own.

@@ -145,7 +145,9 @@ def _forecast(trainings: Sequence[Training], others: Sequence[Experiment], root:
 
 def _train(trainings: Sequence[Training], options: argparse.Namespace, outlook: Forecast | None = None) -> int:
     from mwray.cluster.sweep import Job, sweep
+    from mwray.experiment import warn_of_milestones
 
+    warn_of_milestones(one.experiment for one in trainings)
     if outlook is None:
         outlook = _forecast(trainings, (), Path(options.folder).resolve())
         print(_time_left(outlook, options.address))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import itertools
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from mwray.remote import Mirror, Remote
 from mwray.repeat import Repeat
 
 if TYPE_CHECKING:
+    from mwray.space import Space
     from mwray.worker import Worker
 
 
@@ -38,15 +39,15 @@ def train_in_storage(experiment: Experiment, remote: Remote, options: argparse.N
     return 0
 
 
-def warn_of_milestones(experiment: Experiment) -> None:
-    """Say which drops of the learning rate lie beyond the last epoch: a shorter `epochs` leaves them where they are."""
-    missed = [str(milestone) for milestone in experiment.optimizer.milestones if milestone >= experiment.epochs]
-    if missed:
-        are = "is" if len(missed) == 1 else "are"
-        logging.getLogger("mwray").warning(
-            f"optimizer.milestones: {' and '.join(missed)} {are} never reached with epochs={experiment.epochs}, and "
-            "the learning rate does not fall there; set both together"
-        )
+def schedules(space: Space) -> list[Experiment]:
+    """The base of a search with every schedule that is searched, and at both ends of a searched length."""
+    names = ("epochs", "optimizer.name", "optimizer.schedule", "optimizer.milestones")
+    edges = {name: space.ranges[name].edges() for name in names if name in space.ranges}
+    found = []
+    for values in itertools.product(*edges.values()):
+        with suppress(ConfigError):  # milestones beside a cosine
+            found.append(space.experiment(dict(zip(edges, values, strict=True))))
+    return found
 
 
 def train_here(

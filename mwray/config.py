@@ -11,20 +11,35 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, dataclass_transform
 
 import pydantic
 
 from mwray.errors import UserError
+from mwray.setting_tree import Chooses as Chooses
+from mwray.setting_tree import chosen_by, dotted, having, leave_out, names_below, reset, tag_of
+from mwray.setting_tree import later as later
 
 T = TypeVar("T")
 _adapters: dict[type, pydantic.TypeAdapter[Any]] = {}
 
 tagged = pydantic.Discriminator("name")
 """Marks a union of setting classes that are told apart by their field `name`: `Annotated[A | B, tagged]`."""
+
+
+tag = pydantic.Tag
+"""Marks a member of a union that `tagged_or` tells apart: `Annotated[A, tag("a")]`."""
+
+
+def tagged_or(oldest: str) -> Any:
+    """As `tagged`, for a section that had one member once: where it was stored without a `name`, `oldest` is meant."""
+
+    def name_of(given: Any) -> Any:
+        return given.get("name", oldest) if isinstance(given, dict) else getattr(given, "name", oldest)
+
+    return pydantic.Discriminator(name_of)
 
 
 class ConfigError(UserError, ValueError):
@@ -65,29 +80,39 @@ def read(cls: type[T], data: Mapping[str, Any]) -> T:
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Nested plain data that `read` turns back into equal settings (tuples become lists, as in JSON)."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    """Nested plain data that `read` turns back into equal settings (tuples become lists, as in JSON).
+
+    Fields that are marked `later` are there where they are not at their defaults.
+    """
+    plain = _whole(settings)
+    leave_out(settings, plain)
     return plain
 
 
 def leaves(settings: Any) -> dict[str, Any]:
     """Every field of a tree of settings by its dotted name, in order of declaration."""
-    return dict(_leaves(to_dict(settings), ""))
+    return dict(_leaves(_whole(settings), ""))
 
 
 def override(settings: T, values: Mapping[str, Any]) -> T:
     """Return `settings` with the fields named in `values` (dotted names) replaced, read strictly again.
 
-    Setting the `name` of a tagged union ("method.name") to another member starts that member from its own defaults.
+    Setting the `name` of a tagged union ("method.name") to another member starts that member from its own defaults, and
+    a field marked `Chooses` those that it names.
 
     Raises:
         ConfigError: unknown name (with the nearest valid one), wrong type or impossible value.
     """
-    data = to_dict(settings)
+    data, cls = _whole(settings), type(settings)
     ordered = sorted(values, key=lambda name: (not name.endswith("name"), name.count(".")))
-    for name in ordered:
+    members = [name for name in ordered if name.endswith("name")]
+    for name in members:
         _assign(data, name, values[name])
-    return read(type(settings), data)
+    rest = [name for name in ordered if name not in members]
+    for name in sorted(rest, key=lambda name: not chosen_by(cls, data, name)):  # a choice before what it chooses
+        reset(cls, data, name, values[name])
+        _assign(data, name, values[name])
+    return read(cls, data)
 
 
 def parse(settings: Any, assignment: str) -> tuple[str, Any]:
@@ -163,7 +188,7 @@ def nearest(name: str, known: Iterator[str] | list[str]) -> str:
 
 def names(cls: type) -> list[str]:
     """Every dotted name that can be set somewhere under `cls`, over all members of tagged unions."""
-    return list(dict.fromkeys(_names(cls, "")))
+    return list(dict.fromkeys(names_below(cls, "")))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,6 +209,12 @@ def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def _whole(settings: Any) -> dict[str, Any]:
+    """Nested plain data with every field."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return plain
+
+
 def _assign(data: dict[str, Any], name: str, value: Any) -> None:
     *path, last = name.split(".")
     here = data
@@ -196,64 +227,13 @@ def _assign(data: dict[str, Any], name: str, value: Any) -> None:
     here[last] = value
 
 
-def _members(annotation: Any) -> list[type]:
-    """The setting classes that a field may hold: one, or the members of a union."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return [option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)]
-
-
-def _names(cls: type, prefix: str) -> Iterator[str]:
-    hints = get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(cls):
-        members = _members(hints[field.name])
-        if not members:
-            yield f"{prefix}{field.name}"
-        for member in members:
-            yield from _names(member, f"{prefix}{field.name}.")
-
-
-def _dotted(cls: type, location: tuple[int | str, ...]) -> tuple[str, type | None]:
-    """The dotted name of an error's location, without union tags, and the class that owns its last part."""
-    parts: list[str] = []
-    options: list[type] = [cls]
-    owner: type | None = cls
-    for part in location:
-        tagged_options = [option for option in options if _tag(option) == part]
-        if len(options) > 1 and tagged_options:
-            options = tagged_options
-            continue
-        owner = options[0] if options else None
-        parts.append(str(part))
-        hints = get_type_hints(owner, include_extras=True) if owner else {}
-        options = _members(hints[part]) if part in hints else []
-    return ".".join(parts), owner
-
-
-def _having(cls: type, name: str) -> list[str]:
-    """Tags of the members of a tagged union that have the field `name` (dotted)."""
-    options = [cls]
-    *path, last = name.split(".")
-    for part in path:
-        hints = [get_type_hints(option, include_extras=True) for option in options]
-        options = [member for hint in hints if part in hint for member in _members(hint[part])]
-    found = [_tag(option) for option in options if any(field.name == last for field in dataclasses.fields(option))]
-    return [tag for tag in found if tag is not None]
-
-
-def _tag(cls: type) -> str | None:
-    hint = get_type_hints(cls).get("name")
-    return get_args(hint)[0] if get_origin(hint) is Literal else None
-
-
 def _explain(cls: type, data: Mapping[str, Any], mistake: Any) -> str:
-    name, owner = _dotted(cls, mistake["loc"])
+    name, owner = dotted(cls, mistake["loc"])
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         prefix = name.rsplit(".", 1)[0] + "." if "." in name else ""
         siblings = [prefix + field.name for field in dataclasses.fields(owner)] if owner else []
-        if owner and (others := _having(cls, name)):  # not misspelt: another method's own, say
-            return f"{name}: {_tag(owner)!r} has no such field; it belongs to {', '.join(map(repr, others))}."
+        if owner and (others := having(cls, name)):  # not misspelt: another method's own, say
+            return f"{name}: {tag_of(owner)!r} has no such field; it belongs to {', '.join(map(repr, others))}."
         hint = nearest(name, siblings) or nearest(name, names(cls))
         known = f" Known here: {', '.join(sorted(siblings))}." if siblings and not hint else ""
         return f"{name}: there is no such field.{hint}{known}"
@@ -265,7 +245,7 @@ def _explain(cls: type, data: Mapping[str, Any], mistake: Any) -> str:
     message = mistake["msg"].removeprefix("Value error, ")
     where = name or cls.__name__
     if mistake["type"] == "value_error":  # raised by a class's own check, which names its fields
-        return f"{where}: {message}"
+        return f"{name}: {message}" if name else message
     if mistake["type"] == "missing":
         return f"{where}: a value is needed."
     return f"{where}: {mistake['input']!r} was given. {message}."

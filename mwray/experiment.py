@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
@@ -10,7 +12,7 @@ from mwray.config import config
 from mwray.data.settings import Data
 from mwray.methods.settings import MethodSettings, MWNetSettings
 from mwray.models.settings import Model
-from mwray.optim import Optimizer
+from mwray.optim import SGD, OptimizerSettings
 
 
 @config
@@ -20,7 +22,7 @@ class Experiment:
     data: Data = Data()
     model: Model = Model()
     method: MethodSettings = MWNetSettings()
-    optimizer: Optimizer = Optimizer()
+    optimizer: OptimizerSettings = SGD()
     epochs: Annotated[int, Gt(0)] = 60
     batch_size: Annotated[int, Gt(0)] = 100
     """Training images per step, over all workers."""
@@ -31,3 +33,24 @@ class Experiment:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """tf32, on a GPU of Ampere's generation or later, multiplies matrices and convolutions with 10-bit mantissas. bf16,
     anywhere, computes activations in bfloat16; weights, losses and statistics stay float32."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer.warm_up >= self.epochs:
+            raise ValueError(
+                f"optimizer.warm_up: {self.optimizer.warm_up} epochs of rising learning rate leave none of "
+                f"epochs={self.epochs} at the full one; give fewer of them, or more epochs"
+            )
+
+    def learning_rate(self, epoch: int) -> float:
+        """Learning rate of the classifier during `epoch` (counted from 0)."""
+        return self.optimizer.learning_rate(epoch, self.epochs)
+
+
+def warn_of_milestones(experiments: Iterable[Experiment]) -> None:
+    """Say, once for each text, which drops of the learning rate lie beyond the last epoch.
+
+    A shorter `epochs` leaves them where they are.
+    """
+    texts = (experiment.optimizer.unreached(experiment.epochs) for experiment in experiments)
+    for text in dict.fromkeys(text for text in texts if text):
+        logging.getLogger("mwray").warning(text)

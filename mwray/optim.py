@@ -1,49 +1,151 @@
-"""The classifier's optimiser and its schedule: one `learning_rate(epoch)` feeds the real and the virtual step."""
+"""The classifier's optimiser and its schedule: one `learning_rate` feeds the real and the virtual step."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
-from mwray.config import config
+from mwray.config import Chooses, config, later, tag, tagged_or
 
 if TYPE_CHECKING:  # settings are checked before anything heavy loads
     import torch
     from torch import nn
 
+    A = TypeVar("A", bound=torch.optim.Adam)
+
+Share = Annotated[float, Ge(0), Lt(1)]
+
+SAYS: Mapping[str, tuple[str, ...]] = {"steps": ("milestones", "factor"), "cosine": ("final",)}
+"""Schedules, and the fields that say something in each alone, with which `Optimizer` has them."""
+
 
 @config
-class Optimizer:
-    """SGD with a step schedule by epoch (paper, section 4: 0.1, momentum 0.9, weight decay 5e-4, divided by 10)."""
+class Optimizer(ABC):
+    """What all optimisers have: a learning rate and its schedule, which holds for one epoch at a time.
 
-    lr: Annotated[float, Gt(0)] = 0.1
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
-    weight_decay: Annotated[float, Ge(0)] = 5e-4
-    nesterov: bool = False
-    """Released code of the paper switches it on; the paper says "momentum 0.9" only."""
+    A rate for each epoch, and not for each step, is what the records hold, what a resume finds again, and what methods
+    of two phases, stacked trials and captured graphs take over at the start of an epoch.
+    """
+
+    name: str
+    lr: Annotated[float, Gt(0)]
+    schedule: Annotated[Literal["steps", "cosine"], later, Chooses("milestones", "factor", "final")] = "steps"
+    """steps: times `factor` at each of the `milestones` (none: constant). cosine: half a cosine from `lr` down to
+    `final` times `lr` (Loshchilov and Hutter, ICLR 2017, without restarts). Another schedule starts from its own
+    defaults, as another optimiser does."""
     milestones: tuple[Annotated[int, Gt(0)], ...] = ()
     """Epochs (counted from 0) from whose start on the rate is multiplied by `factor` once more."""
     factor: Annotated[float, Gt(0)] = 0.1
+    final: Annotated[float, Ge(0), Le(1), later] = 0.0
+    """Of cosine: the share of `lr` that the epoch after the last one would have."""
+    warm_up: Annotated[int, Ge(0), later] = 0
+    """First epochs in which the rate rises by equal steps: n of them have 1 / (n + 1), 2 / (n + 1), ... of the rate.
+    A cosine begins after them; milestones count from the start of the run."""
 
     def __post_init__(self) -> None:
         if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ValueError(f"milestones must rise, and {list(self.milestones)} do not")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum > 0")
+        for schedule, fields in SAYS.items():
+            for field in fields:
+                value = getattr(self, field)
+                if schedule != self.schedule and value != getattr(Optimizer, field):
+                    value = list(value) if isinstance(value, tuple) else value
+                    raise ValueError(
+                        f"{field}={value} says nothing with schedule={self.schedule}; leave it out, or choose "
+                        f"schedule={schedule}"
+                    )
 
-    def learning_rate(self, epoch: int) -> float:
-        """Learning rate during `epoch` (counted from 0)."""
-        return float(self.lr * self.factor ** sum(epoch >= milestone for milestone in self.milestones))
+    def learning_rate(self, epoch: int, epochs: int) -> float:
+        """Learning rate during `epoch` (counted from 0) of a run of `epochs`."""
+        rise = min((epoch + 1) / (self.warm_up + 1), 1.0)
+        if self.schedule == "steps":
+            return float(self.lr * self.factor ** sum(epoch >= milestone for milestone in self.milestones)) * rise
+        done = max(epoch - self.warm_up, 0) / max(epochs - self.warm_up, 1)
+        return self.lr * rise * (self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2)
 
-    def build(self, parameters: Iterable[nn.Parameter], on_device: bool | None = None) -> torch.optim.SGD:
+    def unreached(self, epochs: int) -> str | None:
+        """Which milestones lie beyond the last of `epochs`, in a line for a person; None: none of them."""
+        missed = [str(milestone) for milestone in self.milestones if milestone >= epochs]
+        if not missed:
+            return None
+        return (
+            f"optimizer.milestones: {' and '.join(missed)} {'is' if len(missed) == 1 else 'are'} never reached with "
+            f"epochs={epochs}, and the learning rate does not fall there; set both together"
+        )
+
+    @abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter], on_device: bool | None = None) -> torch.optim.Optimizer:
         """Return a fresh optimiser over `parameters`: weight decay on all of them, as in the paper's code.
 
         `on_device` is that of `sgd`.
         """
+
+
+@config
+class SGD(Optimizer):
+    """SGD with momentum (paper, section 4: 0.1, momentum 0.9, weight decay 5e-4, divided by 10)."""
+
+    name: Annotated[Literal["sgd"], later] = "sgd"
+    lr: Annotated[float, Gt(0)] = 0.1
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Ge(0)] = 5e-4
+    nesterov: bool = False
+    """Released code of the paper switches it on; the paper says "momentum 0.9" only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0")
+
+    def build(self, parameters: Iterable[nn.Parameter], on_device: bool | None = None) -> torch.optim.SGD:
+        """torch.optim.SGD."""
         settings = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
         return sgd(parameters, on_device, lr=self.lr, **settings)
+
+
+@config
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, ICLR 2015); a weight decay is part of the gradient, as in torch.optim.Adam."""
+
+    name: Literal["adam"] = "adam"
+    lr: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay per step of the means of the gradient and of its square."""
+    eps: Annotated[float, Gt(0)] = 1e-8
+
+    def build(self, parameters: Iterable[nn.Parameter], on_device: bool | None = None) -> torch.optim.Adam:
+        """torch.optim.Adam."""
+        settings = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        return adam(parameters, on_device, lr=self.lr, **settings)
+
+
+@config
+class AdamW(Optimizer):
+    """Adam whose weight decay shrinks the weights beside the step (Loshchilov and Hutter, ICLR 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    """Times the learning rate of the epoch, so that it falls with the schedule."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay per step of the means of the gradient and of its square."""
+    eps: Annotated[float, Gt(0)] = 1e-8
+
+    def build(self, parameters: Iterable[nn.Parameter], on_device: bool | None = None) -> torch.optim.AdamW:
+        """torch.optim.AdamW."""
+        settings = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        return adamw(parameters, on_device, lr=self.lr, **settings)
+
+
+OptimizerSettings = Annotated[
+    Annotated[SGD, tag("sgd")] | Annotated[Adam, tag("adam")] | Annotated[AdamW, tag("adamw")], tagged_or("sgd")
+]
+"""One of them; experiments of before there was a choice have no name, and mean SGD."""
 
 
 def sgd(parameters: Iterable[nn.Parameter], on_device: bool | None = None, **settings: Any) -> torch.optim.SGD:
@@ -52,19 +154,30 @@ def sgd(parameters: Iterable[nn.Parameter], on_device: bool | None = None, **set
     With `on_device` (None: on a GPU) its learning rate is a tensor beside the parameters, which its fused kernel reads:
     `set_rate` changes it without a word to the host, and a captured graph sees the change.
     """
-    from torch.optim import SGD
+    import torch
 
     parameters, extra = _on_device(parameters, on_device, settings)
-    return SGD(parameters, **settings | extra)
+    return torch.optim.SGD(parameters, **settings | extra)
 
 
 def adam(parameters: Iterable[nn.Parameter], on_device: bool | None = None, **settings: Any) -> torch.optim.Adam:
     """torch.optim.Adam with `settings` ("lr" among them); `on_device` as for `sgd`, its count of steps included."""
-    from torch.optim import Adam
+    import torch
 
+    return _adam(torch.optim.Adam, parameters, on_device, settings)
+
+
+def adamw(parameters: Iterable[nn.Parameter], on_device: bool | None = None, **settings: Any) -> torch.optim.AdamW:
+    """torch.optim.AdamW, as `adam`."""
+    import torch
+
+    return _adam(torch.optim.AdamW, parameters, on_device, settings)
+
+
+def _adam(kind: type[A], parameters: Iterable[nn.Parameter], on_device: bool | None, settings: Mapping[str, Any]) -> A:
     parameters, extra = _on_device(parameters, on_device, settings)
     capturable: dict[str, Any] = {"capturable": True} if extra else {}
-    optimizer = Adam(parameters, **settings | extra | capturable)
+    optimizer = kind(parameters, **{**settings, **extra, **capturable})
     optimizer._warned_capturable_if_run_uncaptured = True  # the steps before a capture are eager on purpose
     return optimizer
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mwray.cluster.sweep import Job, Outcome, sweep
 from mwray.config import ConfigError, fingerprint, leaves, override, parse, refuse_chosen
-from mwray.experiment import Experiment
+from mwray.experiment import Experiment, warn_of_milestones
 from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
 from mwray.records import write_atomically
@@ -53,6 +53,7 @@ def compare(
                 where = folder / name / f"{method}-seed{seed}-{fingerprint(experiment)}"
                 jobs.append(Job(f"{name} {method} seed {seed}", experiment, where))
                 runs.append((method, name, where))
+    warn_of_milestones(job.experiment for job in jobs)
     folder.mkdir(parents=True, exist_ok=True)
     listing = [
         {"method": method, "recipe": name, "folder": str(where.relative_to(folder))} for method, name, where in runs

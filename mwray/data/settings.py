@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from mwray.config import checked, config, nearest
+from mwray.config import checked, config, later, nearest
 
 BUILT_IN = ("digits", "cifar10", "cifar100", "fashion_mnist")
 FOLDER = "folder:"
@@ -70,10 +70,10 @@ class Data:
     """Random crop after reflect-padding an eighth of the shorter side, at least 4 pixels (4 for 32x32, 28 for 224x224),
     and horizontal flip, on training and meta images (colour images only: neither keeps the meaning of a digit, so
     digits and Fashion-MNIST are never flipped or cropped; a function of your own may say otherwise)."""
-    image_size: Annotated[int, Gt(0)] | None = None
+    image_size: Annotated[Annotated[int, Gt(0)] | None, later] = None
     """Of pictures in folders: the shorter side is resized to so many pixels, and the middle square is kept, when they
     are decoded. None: as they are, all of one size. Other sources have a size of their own and refuse it."""
-    normalization: Literal["auto", "data", "imagenet"] = "auto"
+    normalization: Annotated[Literal["auto", "data", "imagenet"], later] = "auto"
     """Mean and deviation per channel that images are normalised by: those of the training images ("data"; of CIFAR the
     rounded ones of the paper's code), or ImageNet's. "auto": those that the initial weights were trained with, where
     `model.weights` names some and they are known, else "data"."""

@@ -177,7 +177,7 @@ def _adam_step(p: Tensor, g: Tensor, group: Mapping, state: Mapping) -> Tensor: 
     if group["amsgrad"]:
         raise ValueError("look_ahead='optimizer' does not know Adam with amsgrad=True; use look_ahead='sgd'")
     b1, b2 = group["betas"]
-    step = _steps(state["step"]) + 1 if state else 1.0
+    step = _steps(state["step"], group["capturable"]) + 1 if state else 1.0
     first = state["exp_avg"] if state else torch.zeros_like(p)
     second = state["exp_avg_sq"] if state else torch.zeros_like(p)
     g = -g if group["maximize"] else g
@@ -187,10 +187,20 @@ def _adam_step(p: Tensor, g: Tensor, group: Mapping, state: Mapping) -> Tensor: 
         g = g + group["weight_decay"] * p
     first = b1 * first + (1 - b1) * g
     second = b2 * second + (1 - b2) * g * g
-    scale = (second / (1 - b2**step)).sqrt() + group["eps"]
-    return p - group["lr"] * (first / (1 - b1**step)) / scale
+    scale = (second / _gone(b2, step, p)).sqrt() + group["eps"]
+    return p - group["lr"] * (first / _gone(b1, step, p)) / scale
 
 
-def _steps(count: Tensor) -> Tensor | float:
-    """Adam's count of steps; one that is kept on the device stays there, for to ask for it would wait."""
-    return float(count) if count.device.type == "cpu" else count.double()
+def _steps(count: Tensor, capturable: bool) -> Tensor | float:
+    """Adam's count of steps; one that is kept on the device stays there, for to ask for it would wait.
+
+    Stacked trials have a count for each element of the parameter.
+    """
+    on_host = count.device.type == "cpu" and not capturable and count.dim() == 0
+    return float(count) if on_host else count.double()
+
+
+def _gone(beta: float, step: Tensor | float, p: Tensor) -> Tensor | float:
+    """1 - beta^step, what a mean that began at zero has taken up: counted in double precision, in the type of `p`."""
+    taken = 1 - beta**step
+    return taken.to(p.dtype) if isinstance(taken, Tensor) and taken.dim() else taken

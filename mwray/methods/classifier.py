@@ -12,7 +12,7 @@ from mwray.methods.base import Setup
 
 
 class Classifier:
-    """One network, trained by SGD under the experiment's schedule.
+    """One network, trained by the experiment's optimiser under its schedule.
 
     `name` keys its initial weights: "init" is the network that every method starts from, so that methods compared at
     one seed differ in the method alone.
@@ -54,7 +54,7 @@ class Classifier:
         return logits
 
     def state(self) -> dict[str, Any]:
-        """Parameters, running statistics and momentum."""
+        """Parameters, running statistics, and what the optimiser holds."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -84,8 +84,9 @@ class CoTeaching(Method):
         return self.networks[0].predict(x)
 
     def findings(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Share kept and precision of what the first network learned from."""
-        return self.kept.read(), {}
+        """Share kept and precision of what the first network learned from; with the published Adam, its rate."""
+        own = {"lr": optim.rate_of(self.networks[0].optimizer)} if self.settings.optimizer == "adam" else {}
+        return {**self.kept.read(), **own}, {}
 
     def state(self) -> dict[str, Any]:
         """Both networks and optimisers."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from mwray.config import ConfigError, config
+from mwray.config import ConfigError, config, later
 
 
 @config
@@ -17,7 +17,7 @@ class Model:
 
     A factory takes (num_classes, shape), shape being (channels, height, width), and returns an `nn.Module`.
     """
-    weights: str | None = None
+    weights: Annotated[str | None, later] = None
     """Initial weights: "pretrained" (those that torchvision or timm publish for the network), a file that holds a state
     dict (.pt, .pth, .safetensors), or the folder of a run. A last layer for another number of classes starts fresh.
     None: all start fresh."""

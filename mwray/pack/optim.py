@@ -1,6 +1,6 @@
 """Optimisers of K trials as one: settings per trial, all parameters in one vector, each step a handful of operations.
 
-Their arithmetic is that of torch.optim.SGD and Adam, element by element; the state goes to and from such optimisers.
+Their arithmetic is that of torch.optim.SGD, Adam and AdamW, element by element; the state goes to and from such ones.
 """
 
 from __future__ import annotations
@@ -152,15 +152,32 @@ class StackedSGD(_Stacked, torch.optim.SGD):
             optimizer.state[parameter]["momentum_buffer"] = _copy(place, parameter)
 
 
-class StackedAdam(_Stacked, torch.optim.Optimizer):
-    """K times torch.optim.Adam; learning rate and weight decay of each trial's own, betas and eps alike in all."""
+def stacked(
+    parameters: Sequence[nn.Parameter],
+    optimizers: Sequence[torch.optim.Optimizer],
+    rows: Rows = whole_rows,
+    masks: Sequence[Tensor] | None = None,
+) -> StackedSGD | StackedAdam:
+    """The one that goes with `optimizers`; arguments as for both of them."""
+    kind = StackedAdam if isinstance(optimizers[0], torch.optim.Adam) else StackedSGD
+    return kind(parameters, optimizers, rows, masks)
+
+
+class StackedAdam(_Stacked, torch.optim.Adam):
+    """K times torch.optim.Adam or AdamW; learning rate and weight decay of each trial's own, all else alike in all."""
 
     SETTINGS = ("lr", "weight_decay")
 
     def _begin(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
-        torch.optim.Optimizer.__init__(self, list(parameters), {})
-        (self.b1, self.b2), self.eps = group["betas"], group["eps"]
+        alike = {name: group[name] for name in ("betas", "eps", "decoupled_weight_decay")}
+        torch.optim.Adam.__init__(self, [{"params": [p]} for p in parameters], lr=0.0)
+        (self.b1, self.b2), self.eps, self.decoupled = alike.values()
         self.first, self.second, self.steps = (torch.zeros_like(self.flat.values) for _ in range(3))
+        settings = {name: self.flat.views(vector) for name, vector in self.settings.items()}
+        state = {name: self.flat.views(vector) for name, vector in self._named().items()}
+        for i, own in enumerate(self.param_groups):  # as in `StackedSGD`
+            own.update({name: pieces[i] for name, pieces in settings.items()}, **alike)
+            self.state[own["params"][0]] = {name: pieces[i] for name, pieces in state.items()}
 
     def _named(self) -> dict[str, Tensor]:
         return {"step": self.steps, "exp_avg": self.first, "exp_avg_sq": self.second}
@@ -168,14 +185,18 @@ class StackedAdam(_Stacked, torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of every trial along its parameters' `.grad`."""
-        gradient = self.flat.gradient().addcmul_(self.flat.values, self.settings["weight_decay"])
+        values, decay = self.flat.values, self.settings["weight_decay"]
+        if self.decoupled:
+            gradient, values = self.flat.gradient(), values * (1 - self.settings["lr"] * decay)
+        else:
+            gradient = self.flat.gradient().addcmul_(values, decay)
         self._put(self.steps, self.steps + 1)
         self._put(self.first, self.first.lerp(gradient, 1 - self.b1))
         self._put(self.second, (self.second * self.b2).addcmul_(gradient, gradient, value=1 - self.b2))
         taken = self.steps.clamp(min=1)  # of what has never moved, for which any number will do
         scale = (self.second.sqrt() / (1 - self.b2**taken).sqrt()).add_(self.eps)
         rate = self.settings["lr"] / (1 - self.b1**taken)
-        self._put(self.flat.values, self.flat.values - rate * (self.first / scale))
+        self._put(self.flat.values, values - rate * (self.first / scale))
 
     @torch.no_grad()
     def unload(self, row: int, optimizer: torch.optim.Optimizer) -> None:

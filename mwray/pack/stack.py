@@ -21,7 +21,7 @@ from mwray.methods.base_model import BaseModel
 from mwray.methods.classifier import Classifier
 from mwray.methods.mwnet import MWNet
 from mwray.pack.network import StackedNetwork, stack_images
-from mwray.pack.optim import StackedAdam, StackedSGD
+from mwray.pack.optim import stacked
 from mwray.pack.weight_net import StackedWeightNet
 
 Pair = tuple[Batch, Batch | None]
@@ -82,7 +82,8 @@ def stack(methods: Sequence[Method]) -> Stack:
 
 def _optimizer(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
     """What has to be alike in the optimisers of one stack: everything but the rates."""
-    return type(optimizer), optimizer.param_groups[0].get("nesterov")
+    group = optimizer.param_groups[0]
+    return type(optimizer), *(group.get(name) for name in ("nesterov", "betas", "eps"))
 
 
 class PlainStack:
@@ -92,7 +93,7 @@ class PlainStack:
         self._classifiers = classifiers
         self.network = StackedNetwork([classifier.network for classifier in classifiers])
         self._parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = StackedSGD(self._parameters, [classifier.optimizer for classifier in classifiers])
+        self.optimizer = stacked(self._parameters, [classifier.optimizer for classifier in classifiers])
 
     def __len__(self) -> int:
         return len(self._classifiers)
@@ -131,10 +132,9 @@ class WeightedStack:
         classifiers = [method.classifier for method in methods]
         self.network = StackedNetwork([classifier.network for classifier in classifiers])
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        self.optimizer = StackedSGD(list(trained.values()), [classifier.optimizer for classifier in classifiers])
+        self.optimizer = stacked(list(trained.values()), [classifier.optimizer for classifier in classifiers])
         self.weight_net = StackedWeightNet([cast(Any, method.meta.weight_net) for method in methods])
-        kind_of = StackedAdam if isinstance(methods[0].meta.weight_optimizer, torch.optim.Adam) else StackedSGD
-        self.weight_optimizer = kind_of(
+        self.weight_optimizer = stacked(
             list(self.weight_net.parameters()),
             [method.meta.weight_optimizer for method in methods],
             self.weight_net.views,

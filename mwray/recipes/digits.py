@@ -14,7 +14,7 @@ from mwray.experiment import Experiment
 from mwray.meta.settings import WeightNetSettings
 from mwray.methods.settings import MWNetSettings
 from mwray.models.settings import Model
-from mwray.optim import Optimizer
+from mwray.optim import SGD
 
 
 def uniform() -> Experiment:
@@ -23,7 +23,7 @@ def uniform() -> Experiment:
         data=Data(source="digits", num_meta=100, num_validation=190, bias=Bias(noise="uniform", rate=0.4)),
         model=Model(name="small"),
         method=MWNetSettings(weight_net=WeightNetSettings(lr=0.05)),
-        optimizer=Optimizer(lr=0.1, milestones=(30, 36)),
+        optimizer=SGD(lr=0.1, milestones=(30, 36)),
         epochs=40,
     )
 

@@ -11,7 +11,7 @@ from mwray.data.settings import Bias, Data
 from mwray.experiment import Experiment
 from mwray.methods.settings import MWNetSettings
 from mwray.models.settings import Model
-from mwray.optim import Optimizer
+from mwray.optim import SGD
 
 
 def cifar10_uniform() -> Experiment:
@@ -20,7 +20,7 @@ def cifar10_uniform() -> Experiment:
         data=Data(source="cifar10", num_meta=1000, bias=Bias(noise="uniform", rate=0.4)),
         model=Model(name="wrn28-10"),
         method=MWNetSettings(),
-        optimizer=Optimizer(lr=0.1, milestones=(36, 38)),
+        optimizer=SGD(lr=0.1, milestones=(36, 38)),
         epochs=40,
     )
 

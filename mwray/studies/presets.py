@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from mwray.config import ConfigError, override
 from mwray.experiment import Experiment
+from mwray.optim import OptimizerSettings
 from mwray.recipes import digits, noise
 from mwray.reports.published import CIFAR10, CIFAR100
 
@@ -159,9 +160,18 @@ PRESETS: dict[str, Preset] = {preset.name: preset for preset in (Paper(), Reduce
 
 
 def stretch(experiment: Experiment, epochs: int) -> Experiment:
-    """The same schedule in so many epochs: drops stay as far through the run as they were."""
-    drops = milestones(epochs, *(milestone / experiment.epochs for milestone in experiment.optimizer.milestones))
-    return replace(experiment, epochs=epochs, optimizer=replace(experiment.optimizer, milestones=drops))
+    """The same schedule in so many epochs: drops stay as far through the run as they were, and so does a warm-up."""
+    before = experiment.optimizer
+    drops = milestones(epochs, *(milestone / experiment.epochs for milestone in before.milestones))
+    warm_up = min(round(before.warm_up * epochs / experiment.epochs), epochs - 1)
+    return replace(experiment, epochs=epochs, optimizer=replace(before, milestones=drops, warm_up=warm_up))
+
+
+def with_drops(optimizer: OptimizerSettings, drops: Sequence[int], factor: float | None = None) -> OptimizerSettings:
+    """`optimizer` with drops of the rate at these epochs; a cosine, which has none, stays as it is."""
+    if optimizer.schedule != "steps":
+        return optimizer
+    return replace(optimizer, milestones=tuple(drops), factor=optimizer.factor if factor is None else factor)
 
 
 def milestones(epochs: int, *shares: float) -> tuple[int, ...]:

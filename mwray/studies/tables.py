@@ -13,7 +13,7 @@ from typing import Any
 from mwray.config import override
 from mwray.experiment import Experiment
 from mwray.reports.published import FLIP, IMBALANCE, SHAPES, TABLE5, TRANSFERRED, UNIFORM
-from mwray.studies.presets import Preset, milestones, stretch
+from mwray.studies.presets import Preset, milestones, stretch, with_drops
 
 Schedule = Callable[[Experiment], Experiment]
 
@@ -68,17 +68,20 @@ def two_phases(experiment: Experiment) -> Experiment:
 def long(experiment: Experiment) -> Experiment:
     """L2RW's schedule: three times the epochs, drops after two thirds and five sixths (40,000 and 50,000 of 60,000)."""
     epochs = 3 * experiment.epochs
-    optimizer = replace(experiment.optimizer, milestones=milestones(epochs, 2 / 3, 5 / 6))
+    optimizer = with_drops(stretch(experiment, epochs).optimizer, milestones(epochs, 2 / 3, 5 / 6))
     return replace(experiment, epochs=epochs, optimizer=optimizer)
 
 
 def cui(experiment: Experiment) -> Experiment:
     """Cui et al.'s protocol: batch 128, twice the epochs, rate x 0.01 at 0.8 and 0.9, weight decay 2e-4, no hold-out.
 
-    Their five epochs of rising learning rate are left out: the schedule here has steps only.
+    Their five epochs of rising learning rate are left out unless `optimizer.warm_up` asks for such. Another optimiser
+    than their SGD keeps its weight decay, and another schedule its course.
     """
     epochs = 2 * experiment.epochs
-    optimizer = replace(experiment.optimizer, milestones=milestones(epochs, 0.8, 0.9), factor=0.01, weight_decay=2e-4)
+    optimizer = with_drops(stretch(experiment, epochs).optimizer, milestones(epochs, 0.8, 0.9), factor=0.01)
+    if optimizer.name == "sgd":
+        optimizer = replace(optimizer, weight_decay=2e-4)
     data = replace(experiment.data, num_meta=0)
     return replace(experiment, batch_size=128, epochs=epochs, optimizer=optimizer, data=data)
 

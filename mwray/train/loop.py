@@ -210,7 +210,7 @@ class Session:
             seed=experiment.seed,
             make_model=self._make_model,
             make_optimizer=partial(experiment.optimizer.build, on_device=on_device),
-            learning_rate=experiment.optimizer.learning_rate,
+            learning_rate=experiment.learning_rate,
             on_device=on_device,
         )
 
@@ -307,7 +307,7 @@ class Session:
         values |= {f"method.{name}": value for name, value in found.items()}
         arrays |= {f"method.{name}": value.float().cpu().numpy() for name, value in more.items()}
         values |= {f"exchange.{name}_per_step": n / self.steps for name, n in self.worker.exchanged().items()}
-        measured = {"lr": self.experiment.optimizer.learning_rate(epoch), **values, **self._evaluate(arrays)}
+        measured = {"lr": self.experiment.learning_rate(epoch), **values, **self._evaluate(arrays)}
         return {"epoch": epoch + 1, **measured, "seconds": seconds, "images_per_second": speed}, arrays
 
     def _check_finite(self, epoch: int, step: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from mwray.data.loader import Batch
@@ -12,7 +14,7 @@ from mwray.methods.base import Method, Setup
 from mwray.methods.images import training_batches
 from mwray.models.registry import build as build_model
 from mwray.models.settings import Model
-from mwray.optim import Optimizer
+from mwray.optim import SGD
 from mwray.seeding import key
 from mwray.worker import LocalWorker
 
@@ -31,7 +33,7 @@ def make_setup(
     """A setup as the loop makes it."""
     bias = Bias(noise=noise, rate=rate, imbalance=imbalance)
     splits = split(Data(source="digits", num_meta=50, num_train=num_train, num_test=100, bias=bias), seed)
-    schedule = Optimizer(**{"lr": 0.1, **optimizer})
+    schedule = SGD(**{"lr": 0.1, **optimizer})
 
     def make_model(name: str) -> torch.nn.Module:
         with torch.random.fork_rng():
@@ -46,7 +48,7 @@ def make_setup(
         seed=seed,
         make_model=make_model,
         make_optimizer=schedule.build,
-        learning_rate=schedule.learning_rate,
+        learning_rate=partial(schedule.learning_rate, epochs=epochs),
     )
 
 

@@ -12,7 +12,7 @@ from mwray.models.class_weight_net import ClassWeightNet
 from mwray.models.registry import MODELS
 from mwray.models.weight_net import WeightNet
 from mwray.pack.network import StackedNetwork, stack_images
-from mwray.pack.optim import StackedAdam, StackedSGD
+from mwray.pack.optim import stacked as stacked_optimizer
 from mwray.pack.weight_net import StackedWeightNet
 
 SHAPE = (3, 8, 8)
@@ -116,7 +116,7 @@ def test_weight_nets_that_see_classes_make_one_stack():
 RATES = [0.1, 0.02, 0.3, 0.005]
 
 
-@pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam", "adamw"])
 def test_a_stacked_optimiser_takes_each_nets_steps_and_hands_its_state_on(kind):
     nets = weight_nets()
     optimizers = [make(kind, net, row) for row, net in enumerate(nets)]
@@ -125,9 +125,7 @@ def test_a_stacked_optimiser_takes_each_nets_steps_and_hands_its_state_on(kind):
         move(net, optimizer, x[0])  # so that there is state to take over
     twins = [copy.deepcopy(net) for net in nets]
     stacked = StackedWeightNet(nets)
-    together = (StackedAdam if kind == "adam" else StackedSGD)(
-        list(stacked.parameters()), optimizers, stacked.views, stacked.masks
-    )
+    together = stacked_optimizer(list(stacked.parameters()), optimizers, stacked.views, stacked.masks)
     for number in range(6):
         chosen = [row % 2 == number % 2 or number > 3 for row in range(4)]
         together.select(chosen)
@@ -154,8 +152,9 @@ def test_a_stacked_optimiser_takes_each_nets_steps_and_hands_its_state_on(kind):
 
 
 def make(kind, net, row):
-    if kind == "adam":
-        return torch.optim.Adam(net.parameters(), RATES[row], weight_decay=1e-3 * row)
+    if kind in ("adam", "adamw"):
+        adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+        return adam(net.parameters(), RATES[row], weight_decay=0.1 * row)
     return torch.optim.SGD(net.parameters(), RATES[row], 0.3 * row or 0.1, weight_decay=1e-3, nesterov=kind != "sgd")
 
 

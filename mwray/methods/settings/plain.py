@@ -105,8 +105,8 @@ class CoTeachingSettings:
     exponent: Annotated[float, Gt(0)] = 1.0
     """Shape of the rise (c)."""
     optimizer: Literal["experiment", "adam"] = "experiment"
-    """The experiment's SGD and schedule, as every other method, or the published Adam: 0.001, from two fifths of the
-    epochs on falling linearly to 0 with a first moment of 0.1 in place of 0.9."""
+    """The experiment's optimiser and schedule, as every other method, or the published Adam: 0.001, from two fifths of
+    the epochs on falling linearly to 0 with a first moment of 0.1 in place of 0.9."""
 
 
 @config
