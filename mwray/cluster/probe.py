@@ -35,7 +35,16 @@ CONTEXT = 2**29
 """Bytes of a process's CUDA context and kernels, at least; outside of what torch counts."""
 MOST = 16
 """Trials on one GPU, however small they are. Our choice, not measured: they take turns, and each wants a core."""
-SIZED = ("model.", "method.", "optimizer.name", "batch_size", "meta_batch_size", "precision", "data.source", "data.image_size")
+SIZED = (
+    "model.",
+    "method.",
+    "optimizer.name",
+    "batch_size",
+    "meta_batch_size",
+    "precision",
+    "data.source",
+    "data.image_size",
+)
 """Searched fields that may change a trial's memory, by the beginning of their names ..."""
 SMALL = ("method.weight_net.",)
 """... and those that do not count: a weight net has some hundred parameters."""
