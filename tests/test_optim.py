@@ -1,4 +1,4 @@
-"""The classifier's optimiser: rates against PyTorch's schedulers, refusals, and experiments of before there was a choice."""
+"""The classifier's optimiser: rates against PyTorch's schedulers, refusals, experiments that have no name for it."""
 
 from __future__ import annotations
 
@@ -82,10 +82,8 @@ def test_an_experiment_of_before_is_sgd_and_keeps_its_fingerprint():
     changed = override(recipe("digits"), {"optimizer.schedule": "cosine"})
     assert fingerprint(changed) != fingerprint(recipe("digits"))
     assert read(Experiment, to_dict(changed)) == changed
-    assert {"image_size", "normalization"}.isdisjoint(to_dict(Data())) and set(to_dict(Model())) == {
-        "name",
-        "batch_norm",
-    }
+    assert {"image_size", "normalization"}.isdisjoint(to_dict(Data()))
+    assert set(to_dict(Model())) == {"name", "batch_norm"}
 
 
 def test_every_field_is_listed_whether_or_not_it_is_stored():
