@@ -35,7 +35,7 @@ class Experiment:
     anywhere, computes activations in bfloat16; weights, losses and statistics stay float32."""
 
     def __post_init__(self) -> None:
-        if self.optimizer.warm_up >= self.epochs:
+        if self.optimizer.warm_up >= self.epochs > 0:
             raise ValueError(
                 f"optimizer.warm_up: {self.optimizer.warm_up} epochs of rising learning rate leave none of "
                 f"epochs={self.epochs} at the full one; give fewer of them, or more epochs"
