@@ -10,9 +10,9 @@ from mwray.config import ConfigError
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Classify images, or the run's own test images, by a run's classifier; write a row for each."""
+    """Classify images or feature vectors, or the run's own test set, by a run's classifier; write a row for each."""
     if options.test == (options.images is not None):
-        raise ConfigError("predict: give a file of images (IMAGES.npy), or --test for the run's own test images")
+        raise ConfigError("predict: give a file of images or features (FILE.npy), or --test for the run's own test set")
     from mwray.train.predictions import write
 
     images, out = (Path(path) if path else None for path in (options.images, options.out))
@@ -22,9 +22,11 @@ def predict(options: argparse.Namespace) -> int:
 
 def add_verbs(verbs: Any) -> None:
     """Add the verb to the subparsers of `mwray`."""
-    used = verbs.add_parser("predict", help="classify images by a trained run")
+    used = verbs.add_parser("predict", help="classify images or feature vectors by a trained run")
     used.add_argument("run", metavar="RUN", help="folder of a run with a checkpoint, or of a search: its best trial")
-    used.add_argument("images", nargs="?", metavar="IMAGES.npy", help="uint8 [N, channels, height, width]")
+    used.add_argument(
+        "images", nargs="?", metavar="FILE.npy", help="uint8 [N, channels, height, width], or features [N, D]"
+    )
     used.add_argument("--test", action="store_true", help="the run's own test images, and the accuracy on them")
     used.add_argument("--out", metavar="FILE.csv", help="default: predictions.csv in the run's folder")
     used.add_argument("--device", help="cpu, cuda (default: a GPU if there is one)")

@@ -219,7 +219,7 @@ def rehearse(experiment: Experiment, device: str) -> None:
 
 
 def _images(experiment: Experiment) -> int:
-    """Bytes of all images: a trial keeps them on its GPU."""
+    """Bytes of all images or feature vectors: a trial keeps them on its GPU."""
     splits = split(experiment.data, experiment.seed)
     sets = (splits.train, splits.meta, splits.validation, splits.test)
-    return sum(len(images) for images in sets) * math.prod(splits.shape)
+    return sum(chosen.images.nbytes for chosen in sets)

@@ -1,4 +1,7 @@
-"""Batches: images stay uint8 on the training device; crop, flip and normalisation run there, a batch at a time."""
+"""Batches: images stay uint8 on the training device; crop, flip and normalisation run there, a batch at a time.
+
+Feature vectors stay float32 there and are normalised likewise.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ def padding_of(height: int, width: int) -> int:
 class Batch:
     """One mini-batch on the training device."""
 
-    x: Tensor  # float32 [B, C, H, W], augmented and normalised
+    x: Tensor  # float32 [B, C, H, W], augmented and normalised, or [B, D], normalised
     y: Tensor  # int64 [B], observed labels
     index: Tensor  # int64 [B], positions in the training (or meta) set: 0 .. N-1
 
 
 class Loader:
-    """A set of images on the training device, and the batches drawn from it.
+    """A set of images or feature vectors on the training device, and the batches drawn from it.
 
     A batch is made in two halves: the draw, which says which images, crops and mirrors (int64 [4, B], or [1, B] without
     augmentation), and `take`, which is device work alone and always the same, so that a CUDA graph can hold it. Nothing
@@ -51,18 +54,20 @@ class Loader:
 
         `layout` is how the images of a batch lie in memory; their values are the same.
         """
-        self.images = subset.images.to(device)  # uint8 [N, C, H, W]
+        self.images = subset.images.to(device)  # uint8 [N, C, H, W], or float32 [N, D]
         self.observed = subset.observed.to(device)  # int64 [N]
         self.device = torch.device(device)
         self.augment = augment and splits.augmentable
         self._layout = layout
-        self._scale, self._shift = (factor.to(device) for factor in factors(splits.mean, splits.std))
-        height, width = self.images.shape[2:]
-        assert not self.augment or min(height, width) > PADDING, "too small to reflect so many pixels"
-        self.padding = padding_of(height, width)
-        self._rows = _windows(height, self.padding).to(device)
-        self._columns = _windows(width, self.padding).to(device)
-        self._channels = torch.arange(self.images.shape[1]).to(device)[None, :, None, None]
+        first, second = factors(splits.mean, splits.std, splits.shape)
+        self._factors = first.to(device), second.to(device)
+        if self.augment:
+            channels, height, width = splits.shape
+            assert min(height, width) > PADDING, "too small to reflect so many pixels"
+            self.padding = padding_of(height, width)
+            self._rows = _windows(height, self.padding).to(device)
+            self._columns = _windows(width, self.padding).to(device)
+            self._channels = torch.arange(channels).to(device)[None, :, None, None]
 
     def __len__(self) -> int:
         return len(self.observed)
@@ -139,12 +144,15 @@ class Loader:
     def take(self, draw: Tensor) -> Batch:
         """The batch that `draw` says: gathered, cropped, mirrored and normalised on the device."""
         index = draw[0]
-        pixels = self._crop(*draw) if self.augment else self.images[index]
-        return Batch(x=self.normalise(pixels), y=self.observed[index], index=index)
+        images = self._crop(*draw) if self.augment else self.images[index]
+        return Batch(x=self.normalise(images), y=self.observed[index], index=index)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Float32 images with mean 0 and deviation 1 per channel over the data set, from uint8 [B, C, H, W]."""
-        return normalised(pixels, self._scale, self._shift, self._layout)
+    def normalise(self, images: Tensor) -> Tensor:
+        """Float32 with mean 0 and deviation 1 per channel or feature over the data set.
+
+        Of images uint8 [B, C, H, W], or of features float32 [B, D].
+        """
+        return normalised(images, *self._factors, self._layout)
 
     def _endless(
         self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int, size: int
@@ -172,15 +180,28 @@ class Loader:
         return self.images[images, self._channels, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def factors(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """(p / 255 - mean) / std as one product and one sum: both float32 [C, 1, 1], from numbers [C] of pixels in 0..1."""
-    of, by = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
+def factors(mean: Sequence[float], std: Sequence[float], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What `normalised` needs for images or vectors of `shape`, of the mean and deviation of each channel or feature.
+
+    Of images, (p / 255 - mean) / std as one product and one sum: both float32 [C, 1, 1], `mean` and `std` being of
+    pixels in 0..1. Of vectors the two themselves, float64 [D].
+    """
+    of, by = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
+    if len(shape) == 1:
+        return of, by
+    of, by = of[:, None, None], by[:, None, None]
     return (1 / (255 * by)).float(), (-of / by).float()
 
 
-def normalised(pixels: Tensor, scale: Tensor, shift: Tensor, layout: torch.memory_format) -> Tensor:
-    """Float32 images in `layout`, from uint8 [B, C, H, W] and what `factors` gives."""
-    return pixels.to(torch.float32, memory_format=layout).mul_(scale).add_(shift)
+def normalised(images: Tensor, first: Tensor, second: Tensor, layout: torch.memory_format) -> Tensor:
+    """Float32 images in `layout` from uint8 [B, C, H, W], or vectors from [B, D], and what `factors` gives.
+
+    Vectors are computed in float64 and rounded once, to float32: a mean that is large beside the deviation costs
+    nothing, and NumPy gives the same bits.
+    """
+    if images.dim() == 2:
+        return (images.to(torch.float64) - first).div_(second).to(torch.float32)
+    return images.to(torch.float32, memory_format=layout).mul_(first).add_(second)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

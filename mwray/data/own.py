@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mwray.config import ConfigError
+from mwray.data import parts
+from mwray.data.features import vectors
 from mwray.imported import imported
 
 T = TypeVar("T")
@@ -43,54 +45,72 @@ class OwnData:
     """Where each training image is from; the list of suspects then says it."""
 
 
-def called(name: str) -> OwnData:
-    """The data that the function `name` ("package.module:function") returns, checked, images as [N, C, H, W].
+@dataclass(frozen=True)
+class OwnFeatures:
+    """Feature vectors - embeddings, the rows of a table - and labels as arrays: as `OwnData`, without any images."""
+
+    train_features: NDArray[np.floating[Any]]
+    """float32 [N, D], as they are: the loader normalises them. float16 and float64 are rounded to float32."""
+    train_labels: NDArray[np.int64]
+    """[N], classes 0 .. number of classes - 1, each of them at least once; they may be wrong."""
+    test_features: NDArray[np.floating[Any]]
+    test_labels: NDArray[np.int64]
+    clean_features: NDArray[np.floating[Any]] | None = None
+    clean_labels: NDArray[np.int64] | None = None
+    """Each class at least once."""
+    class_names: Sequence[str] | None = None
+    """None: "0", "1", ..., as many as the training labels have."""
+    train_files: Sequence[str] | None = None
+    """What each training vector is of - a file, a key, a text; the list of suspects then says it."""
+
+
+Own = TypeVar("Own", OwnData, OwnFeatures)
+PARTS = ("train", "test", "clean")
+
+
+def called(name: str) -> OwnData | OwnFeatures:
+    """The data that the function `name` ("package.module:function") returns, `checked`.
 
     Raises:
         ConfigError: it cannot be imported, it raises, or it returns something else.
     """
     function = _told(name, "while it was imported", lambda: imported("data.source", name))
     given = _told(name, "when it was called", function)
-    if not isinstance(given, OwnData):
-        raise ConfigError(
-            f"data.source: {name!r} returned {type(given).__name__}; it must return a mwray.data.own.OwnData"
-        )
-    return checked(given, name)
+    if isinstance(given, OwnData):
+        return checked(given, name)
+    if isinstance(given, OwnFeatures):
+        return checked(given, name)
+    raise ConfigError(
+        f"data.source: {name!r} returned {type(given).__name__}; it must return a mwray.data.own.OwnData (of images) "
+        "or a mwray.data.own.OwnFeatures (of feature vectors)"
+    )
 
 
-def checked(data: OwnData, name: str) -> OwnData:
-    """`data` with images as uint8 [N, C, H, W] and labels as int64, its classes named.
+def checked(data: Own, name: str) -> Own:
+    """`data` with images uint8 [N, C, H, W] or features float32 [N, D], and labels int64, its classes named.
 
     Raises:
         ConfigError: a part cannot be used: names `data.source`, the part, what was given and what would do.
     """
-    parts: dict[str, tuple[Any, Any]] = {
-        "train": (data.train_images, data.train_labels),
-        "test": (data.test_images, data.test_labels),
+    kind, noun = ("features", "vector") if isinstance(data, OwnFeatures) else ("images", "image")
+    read: Callable[[str, str, Any], NDArray[Any]] = vectors if isinstance(data, OwnFeatures) else _planes
+    given = {part: (getattr(data, f"{part}_{kind}"), getattr(data, f"{part}_labels")) for part in PARTS}
+    if given["clean"][0] is None and given["clean"][1] is None:
+        del given["clean"]
+    arrays = {part: read(name, f"{part}_{kind}", pair[0]) for part, pair in given.items()}
+    labels = {
+        part: parts.labels(name, f"{part}_labels", pair[1], len(arrays[part]), noun) for part, pair in given.items()
     }
-    if data.clean_images is not None or data.clean_labels is not None:
-        parts["clean"] = (data.clean_images, data.clean_labels)
-    images = {part: _planes(name, f"{part}_images", pair[0]) for part, pair in parts.items()}
-    labels = {part: _labels(name, f"{part}_labels", pair[1], len(images[part])) for part, pair in parts.items()}
-    names = _class_names(name, data.class_names, labels["train"])
-    for part in parts:
-        _check_shape(name, part, images)
-        _check_classes(name, part, labels[part], names)
-    if data.train_files is not None and len(data.train_files) != len(images["train"]):
-        raise _wrong(
-            name, "train_files", f"has {len(data.train_files)} entries", f"one of each of {len(images['train'])} images"
-        )
-    return replace(
-        data,
-        train_images=images["train"],
-        train_labels=labels["train"],
-        test_images=images["test"],
-        test_labels=labels["test"],
-        clean_images=images.get("clean"),
-        clean_labels=labels.get("clean"),
-        class_names=names,
-        augmentable=_augmentable(name, data.augmentable, images["train"].shape),
-    )
+    names = parts.class_names(name, data.class_names, labels["train"], noun)
+    for part in given:
+        _check_shape(name, f"{part}_{kind}", arrays[part].shape[1:], arrays["train"].shape[1:])
+        parts.check_classes(name, part, labels[part], names, noun)
+    parts.check_files(name, data.train_files, len(arrays["train"]), noun)
+    made: dict[str, Any] = {f"{part}_{kind}": arrays.get(part) for part in PARTS}
+    made |= {f"{part}_labels": labels.get(part) for part in PARTS}
+    if isinstance(data, OwnData):
+        made["augmentable"] = _augmentable(name, data.augmentable, arrays["train"].shape)
+    return replace(data, class_names=names, **made)
 
 
 def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -126,87 +146,37 @@ def _told(name: str, when: str, function: Callable[[], T]) -> T:
         ) from error
 
 
-def _wrong(name: str, part: str, given: str, needed: str) -> ConfigError:
-    return ConfigError(f"data.source: {part} of {name!r} {given}; needed: {needed}")
-
-
-def _array(name: str, part: str, given: Any, needed: str) -> NDArray[Any]:
-    if given is None:
-        raise _wrong(name, part, "is None", needed)
-    try:
-        return np.asarray(given)
-    except Exception as error:  # of unequal lengths, on another device, ...
-        raise _wrong(name, part, f"is no array ({error})", needed) from error
-
-
 def _planes(name: str, part: str, given: Any) -> NDArray[np.uint8]:
     """Images [N, C, H, W] from [N, H, W] or [N, H, W, C]."""
     needed = "uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3, N above 0"
-    images = _array(name, part, given, needed)
+    images = parts.array(name, part, given, needed)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise _wrong(name, part, f"is {images.dtype} {list(images.shape)}", needed)
+        hint = "; feature vectors are for mwray.data.own.OwnFeatures" if images.ndim == 2 else ""
+        raise parts.wrong(name, part, f"is {images.dtype} {list(images.shape)}", needed + hint)
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[3] not in (1, 3):
         hint = " (channels come last: images.transpose(0, 2, 3, 1))" if images.shape[1] in (1, 3) else ""
-        raise _wrong(name, part, f"is {images.dtype} {list(images.shape)}", needed + hint)
-    return np.require(images.transpose(0, 3, 1, 2), requirements=["C", "W"])  # torch warns of what cannot be written
+        raise parts.wrong(name, part, f"is {images.dtype} {list(images.shape)}", needed + hint)
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _labels(name: str, part: str, given: Any, count: int) -> NDArray[np.int64]:
-    needed = f"int64 [{count}], a class for each image"
-    labels = _array(name, part, given, needed)
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != count:
-        raise _wrong(name, part, f"is {labels.dtype} {list(labels.shape)} for {count} images", needed)
-    if int(labels.min()) < 0:
-        raise _wrong(name, part, f"holds {labels.min()}", "classes from 0 on")
-    return np.require(labels, np.int64, ["C", "W"])
-
-
-def _class_names(name: str, given: Sequence[str] | None, labels: NDArray[np.int64]) -> tuple[str, ...]:
-    if given is None:
-        present = np.unique(labels).tolist()
-        gap = next((k for k, label in enumerate(present) if k != label), None)
-        if gap is not None:
-            given = f"has no image of class {gap}, and has some of class {present[-1]}"
-            raise _wrong(name, "train_labels", given, "one of each class at least, or classes numbered anew from 0")
-        given = [str(label) for label in present]
-    names = tuple(given)
-    if isinstance(given, str) or len(names) < 2 or len(set(names)) < len(names) or not all(map(_is_text, names)):
-        raise _wrong(name, "class_names", f"is {given!r}", "two different names or more, or None")
-    return names
-
-
-def _is_text(name: Any) -> bool:
-    return isinstance(name, str)
-
-
-def _check_shape(name: str, part: str, images: dict[str, NDArray[np.uint8]]) -> None:
-    (channels, height, width), (c, h, w) = images["train"].shape[1:], images[part].shape[1:]
-    if (channels, height, width) != (c, h, w):
-        raise _wrong(
-            name,
-            f"{part}_images",
-            f"has images of {h}x{w} pixels in {c} channel(s)",
-            f"{height}x{width} in {channels}, as the training images have",
-        )
-
-
-def _check_classes(name: str, part: str, labels: NDArray[np.int64], names: tuple[str, ...]) -> None:
-    high, top = int(labels.max()), len(names) - 1
-    if high > top:
-        raise _wrong(name, f"{part}_labels", f"holds {high}", f"0 .. {top}, as there are {top + 1} classes")
-    missing = set(range(top + 1)) - set(np.unique(labels).tolist())
-    if missing and part != "test":
-        raise _wrong(
-            name, f"{part}_labels", f"has no image of class {names[min(missing)]!r}", "one of each class at least"
-        )
+def _check_shape(name: str, part: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape == expected:
+        return
+    if len(shape) == 1:
+        given, needed = f"has {shape[0]} columns", f"{expected[0]}, as the training vectors have"
+    else:
+        (channels, height, width), (c, h, w) = expected, shape
+        given = f"has images of {h}x{w} pixels in {c} channel(s)"
+        needed = f"{height}x{width} in {channels}, as the training images have"
+    raise parts.wrong(name, part, given, needed)
 
 
 def _augmentable(name: str, given: bool | None, shape: tuple[int, ...]) -> bool:
     large = min(shape[2:]) >= SMALLEST
     if given and not large:
-        raise _wrong(
+        raise parts.wrong(
             name, "augmentable", f"is True for images of {shape[2]}x{shape[3]} pixels", f"{SMALLEST}x{SMALLEST} or more"
         )
     return large and shape[1] == 3 if given is None else given

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mwray.config import ConfigError
-from mwray.data import archives, classes, folder, own, sizes
+from mwray.data import archives, classes, features, folder, own, sizes
 from mwray.data.settings import FOLDER, known
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as published or given, before anything is held out of it or done to its labels."""
+    """A data set as published or given, before anything is held out of it or done to its labels.
 
-    train_images: Tensor  # uint8 [N, C, H, W], on the CPU, perhaps memory-mapped
+    Feature vectors take the place of images: float32 [N, D], with a mean and a deviation for each of D features.
+    """
+
+    train_images: Tensor  # uint8 [N, C, H, W], on the CPU, perhaps memory-mapped: never written to
     train_labels: Tensor  # int64 [N]
     test_images: Tensor  # uint8 [M, C, H, W]
     test_labels: Tensor  # int64 [M]
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]  # per channel, of pixels in 0..1
+    mean: tuple[float, ...]  # per channel, of pixels in 0..1; per feature
     std: tuple[float, ...]
     superclass: tuple[int, ...] | None = None
     """Superclass of each class, where the data set has superclasses."""
@@ -88,21 +94,38 @@ def _own(name: str) -> Source:
     except ValueError as error:
         raise ConfigError(f"data.source: {error}") from None
     data = folder.read(name) if name.startswith(FOLDER) else own.called(name)
-    mean, std = own.statistics(data.train_images)
+    train: NDArray[Any]
+    test: NDArray[Any]
+    clean: NDArray[Any] | None
+    if isinstance(data, own.OwnFeatures):
+        mean, std = features.statistics(data.train_features)
+        train, test, clean = data.train_features, data.test_features, data.clean_features
+        augmentable = False
+    else:
+        mean, std = own.statistics(data.train_images)
+        train, test, clean = data.train_images, data.test_images, data.clean_images
+        augmentable = bool(data.augmentable)
     return Source(
-        train_images=torch.from_numpy(data.train_images),
-        train_labels=torch.from_numpy(data.train_labels),
-        test_images=torch.from_numpy(data.test_images),
-        test_labels=torch.from_numpy(data.test_labels),
+        train_images=_tensor(train),
+        train_labels=_tensor(data.train_labels),
+        test_images=_tensor(test),
+        test_labels=_tensor(data.test_labels),
         class_names=tuple(data.class_names or ()),
         mean=mean,
         std=std,
-        augmentable=bool(data.augmentable),
+        augmentable=augmentable,
         labels_right=False,
-        clean_images=None if data.clean_images is None else torch.from_numpy(data.clean_images),
-        clean_labels=None if data.clean_labels is None else torch.from_numpy(data.clean_labels),
+        clean_images=None if clean is None else _tensor(clean),
+        clean_labels=None if data.clean_labels is None else _tensor(data.clean_labels),
         train_files=None if data.train_files is None else tuple(data.train_files),
     )
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """`array` as a tensor on the same memory, which may be a read-only file: nothing writes to a source."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(array)
 
 
 def _digits(folders: Sequence[Path] | None, download: bool) -> Source:

@@ -19,7 +19,7 @@ from mwray.seeding import rng
 class Subset:
     """Some images with both labels, in a fixed order."""
 
-    images: Tensor  # uint8 [N, C, H, W], on the CPU (may be memory-mapped)
+    images: Tensor  # uint8 [N, C, H, W] or features float32 [N, D], on the CPU (may be memory-mapped)
     observed: Tensor  # int64 [N], what training sees
     true: Tensor | None  # int64 [N]; None where nobody knows them: training labels of one's own
     index: Tensor  # int64 [N], position in the source's training images (or test images, or clean ones)
@@ -37,7 +37,7 @@ class Splits:
     validation: Subset
     test: Subset
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]  # per channel, of pixels in 0..1
+    mean: tuple[float, ...]  # per channel, of pixels in 0..1; per feature
     std: tuple[float, ...]
     transition: Tensor  # float64 [C, C]: probability of observed class (column) given the source's (row), as drawn from
     augmentable: bool = False  # whether an image keeps its meaning when cropped and mirrored
@@ -49,10 +49,9 @@ class Splits:
         return len(self.class_names)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self.test.images.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image, or the number of features of a vector."""
+        return tuple(self.test.images.shape[1:])
 
 
 def split(data: Data, seed: int, source: Source | None = None) -> Splits:
@@ -190,7 +189,8 @@ def _pick(members: list[Tensor], start: Tensor, end: Tensor) -> Tensor:
 
 
 def _subset(images: Tensor, observed: Tensor, true: Tensor | None, index: Tensor) -> Subset:
-    return Subset(images[index], observed[index], None if true is None else true[index], index)
+    chosen = images if len(index) == len(images) else images[index]  # of all, ascending: no copy, and none of a file
+    return Subset(chosen, observed[index], None if true is None else true[index], index)
 
 
 def _test(source: Source, num_test: int | None) -> Subset:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
 from mwray.config import ConfigError, nearest
 from mwray.imported import imported
 from mwray.models.cnn9 import CNN9
-from mwray.models.mlp import MLP
+from mwray.models.mlp import MLP, LinearProbe
 from mwray.models.resnet_cifar import ResNet
 from mwray.models.settings import Model
 from mwray.models.small import SmallConvNet
 from mwray.models.wide_resnet import WideResNet
 
-Shape = tuple[int, int, int]
-Factory = Callable[[int, Shape], nn.Module]
-"""A function of the number of classes and of an image's channels, height and width."""
+Shape = tuple[int, ...]
+"""(channels, height, width) of an image, or (features,) of a feature vector."""
+Factory = Callable[[int, Any], nn.Module]
+"""A function of the number of classes and of a `Shape`."""
 
 MODELS: dict[str, Factory] = {
     "small": SmallConvNet,
     "mlp": MLP,
+    "linear": LinearProbe,
     "cnn9": CNN9,
     "resnet8": partial(ResNet, 8),
     "resnet20": partial(ResNet, 20),
@@ -41,15 +45,22 @@ def build(model: Model, num_classes: int, shape: Shape) -> nn.Module:
     Args:
         model: its name.
         num_classes: number of logits.
-        shape: channels, height and width of an image.
+        shape: channels, height and width of an image, or the number of features of a vector.
 
     Raises:
-        ConfigError: no such name, a module that cannot be imported, or a factory that does not give an `nn.Module`.
+        ConfigError: no such name, a module that cannot be imported, a factory that does not give an `nn.Module`, or a
+            network of images for vectors.
     """
     factory = find(model.name)
     try:
         network = factory(num_classes, shape)
-    except TypeError as error:
+        if len(shape) == 1 and isinstance(network, nn.Module):
+            _try(network, num_classes, shape[0])
+    except Exception as error:
+        if len(shape) == 1:  # whatever a network of images makes of them
+            raise _no_vectors(model.name, shape[0], error) from error
+        if not isinstance(error, TypeError):
+            raise
         raise ConfigError(
             f"model.name: {model.name!r} cannot be called as factory(num_classes, shape): {error}"
         ) from error
@@ -58,6 +69,24 @@ def build(model: Model, num_classes: int, shape: Shape) -> nn.Module:
             f"model.name: {model.name!r} must return a torch.nn.Module, and returned {type(network).__name__}"
         )
     return network
+
+
+@torch.no_grad()
+def _try(network: nn.Module, num_classes: int, features: int) -> None:
+    """Give the network two vectors, in evaluation mode: nothing is drawn and nothing kept."""
+    logits = network.eval()(torch.zeros(2, features))
+    network.train()
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"of 2 vectors it gave {found}, not [2, {num_classes}]")
+
+
+def _no_vectors(name: str, features: int, error: Exception) -> ConfigError:
+    said = (str(error).splitlines() or [""])[0][:200]
+    return ConfigError(
+        f"model.name: {name!r} does not take the data's feature vectors [N, {features}] ({type(error).__name__}: "
+        f"{said}); 'linear', 'mlp', or a factory of your own that builds for shape ({features},) would do"
+    )
 
 
 def find(name: str) -> Factory:

@@ -15,7 +15,8 @@ class Model:
     """A name of `mwray.models.registry.MODELS`, "torchvision:NAME" for any classifier of `torchvision.models`,
     "timm:NAME" where timm is installed, or "package.module:factory".
 
-    A factory takes (num_classes, shape), shape being (channels, height, width), and returns an `nn.Module`.
+    A factory takes (num_classes, shape), shape being (channels, height, width) of images or (features,) of feature
+    vectors, and returns an `nn.Module`. Vectors are for "linear", "mlp" and factories that build for them.
     """
     weights: Annotated[str | None, later] = None
     """Initial weights: "pretrained" (those that torchvision or timm publish for the network), a file that holds a state

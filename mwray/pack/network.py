@@ -77,7 +77,12 @@ class StackedNetwork(nn.Module):
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:
-    """[K, n, C, H, W] from K batches of images, laid out in memory as a grouped convolution reads them: [n, K, ...]."""
+    """[K, n, C, H, W] from K batches of images, laid out in memory as a grouped convolution reads them: [n, K, ...].
+
+    Of K batches of feature vectors [K, n, D], as a batched product reads them.
+    """
+    if images[0].dim() == 2:
+        return torch.stack(list(images))
     return torch.stack(list(images), 1).transpose(0, 1)
 
 

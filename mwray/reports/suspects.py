@@ -88,12 +88,12 @@ def table(suspects: Suspects) -> pa.Table:
     return pa.table(columns)
 
 
-def write(suspects: Suspects, images: NDArray[np.uint8], folder: Path) -> str:
+def write(suspects: Suspects, images: NDArray[np.uint8] | None, folder: Path) -> str:
     """Write suspects.parquet, suspects.csv, suspects.png and, where truth is known, ranking.png; say what they show.
 
     Args:
         suspects: in their order.
-        images: [K, H, W, 3 or 1], the first K of them.
+        images: [K, H, W, 3 or 1], the first K of them; None: the samples are none, and there is no suspects.png.
         folder: made if it is not there.
     """
     rows = table(suspects)
@@ -103,7 +103,8 @@ def write(suspects: Suspects, images: NDArray[np.uint8], folder: Path) -> str:
     buffer = io.BytesIO()
     pa.csv.write_csv(rows, buffer)
     write_atomically(folder / "suspects.csv", buffer.getvalue())
-    save(contact_sheet(suspects, images), folder / "suspects.png")
+    if images is not None:
+        save(contact_sheet(suspects, images), folder / "suspects.png")
     by = "loss (this method has no weight function)" if suspects.weight is None else "weight"
     said = [f"{len(suspects.index)} training samples, the least trusted first, by {by}: {folder}"]
     wrong = suspects.wrong

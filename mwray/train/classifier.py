@@ -1,4 +1,4 @@
-"""A run's classifier for use: raw images in, logits out, with nothing of its training beside it."""
+"""A run's classifier for use: raw images or features in, logits out, with nothing of its training beside it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from mwray.train.execution import Execution, precision, random_state_of_caller
 from mwray.worker import usable
 
 
-class ImageError(UserError, ValueError):
-    """Images that a classifier does not take."""
+class InputError(UserError, ValueError):
+    """Images or feature vectors that a classifier does not take."""
 
 
 class TrainedClassifier(nn.Module):
-    """The network by which a run's method predicts, on images as data sets hold them.
+    """The network by which a run's method predicts, on images or feature vectors as data sets hold them.
 
     As `load` gives it, it is in evaluation mode and its parameters take no gradient, so no call keeps a graph.
     """
 
     classes: tuple[str, ...]
     """Names of the C classes, in the order of the logits."""
-    shape: tuple[int, int, int]
-    """Channels, height and width of an image."""
+    shape: tuple[int, ...]
+    """Channels, height and width of an image, or the number D of features of a vector."""
     epoch: int
     """Epochs of training that it has seen."""
-    scale: Tensor
-    shift: Tensor
+    first: Tensor
+    second: Tensor
+    """What the normalisation computes with (`mwray.data.loader.factors`)."""
 
     def __init__(self, network: nn.Module, images: Mapping[str, Any], epoch: int, multiply: str = "fp32") -> None:
         """Put the normalisation that `images` holds (as `described` gives it) before `network`.
@@ -49,29 +50,46 @@ class TrainedClassifier(nn.Module):
         `multiply` is the experiment's precision.
         """
         super().__init__()
-        channels, height, width = images["shape"]
-        self.classes, self.shape, self.epoch = tuple(images["classes"]), (channels, height, width), epoch
+        self.classes, self.shape, self.epoch = tuple(images["classes"]), tuple(images["shape"]), epoch
         self.network, self.multiply = network, multiply
-        self.layout = Execution.from_environment().layout()
-        scale, shift = factors(images["mean"], images["std"])
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
+        self.layout = Execution.from_environment().layout(self.shape)
+        first, second = factors(images["mean"], images["std"], self.shape)
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("second", second, persistent=False)
+
+    @property
+    def takes(self) -> str:
+        """What it is called with, in words: type and shape."""
+        if len(self.shape) == 1:
+            return f"float32 (or float16, float64) [N, {self.shape[0]}], not normalised"
+        return f"uint8 [N, {', '.join(map(str, self.shape))}], pixels from 0 to 255"
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """The types that it takes."""
+        return (torch.float32, torch.float16, torch.float64) if len(self.shape) == 1 else (torch.uint8,)
 
     def forward(self, images: Any) -> Tensor:
         """Logits [N, C], on the classifier's device, of images uint8 [N, channels, height, width], pixels 0 to 255.
 
-        Images are a tensor on any device, or an array. All are computed at once: of many, give some hundreds at a time.
+        Of a classifier of feature vectors: of features float32 [N, D] as they were given to the training, not
+        normalised; float16 and float64 are rounded to float32, as they were there.
+
+        They are a tensor on any device, or an array. All are computed at once: of many, give some hundreds at a time.
 
         Raises:
-            ImageError: they are of another type or shape.
+            InputError: they are of another type or shape.
         """
-        pixels = torch.as_tensor(images)
-        if pixels.dtype != torch.uint8 or pixels.dim() != 4 or tuple(pixels.shape[1:]) != self.shape:
-            given = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
-            wanted = ", ".join(map(str, self.shape))
-            raise ImageError(f"images are {given}; this classifier takes uint8 [N, {wanted}], pixels from 0 to 255")
+        given = torch.as_tensor(images)
+        if given.dtype not in self.dtypes or tuple(given.shape[1:]) != self.shape:
+            kind = "features" if len(self.shape) == 1 else "images"
+            found = f"{str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
+            raise InputError(f"{kind} are {found}; this classifier takes {self.takes}")
+        given = given.to(self.first.device)
+        if len(self.shape) == 1:
+            given = given.float()
         with precision(self.multiply):
-            logits: Tensor = self.network(normalised(pixels.to(self.scale.device), self.scale, self.shift, self.layout))
+            logits: Tensor = self.network(normalised(given, self.first, self.second, self.layout))
         return logits
 
 
@@ -140,7 +158,7 @@ def newest(folder: Path, device: torch.device) -> tuple[Experiment, dict[str, An
 
 
 def described(splits: Splits) -> dict[str, Sequence[Any]]:
-    """What a classifier has to know of its images, in plain values: kept in every checkpoint."""
+    """What a classifier has to know of its images or vectors, in plain values: kept in every checkpoint."""
     return {
         "classes": list(splits.class_names),
         "shape": list(splits.shape),

@@ -7,7 +7,7 @@ folder and fingerprint must not depend on what that machine is best at. What was
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
@@ -45,9 +45,9 @@ class Execution:
         except ConfigError as error:
             raise ConfigError(f"{VARIABLE}={text!r}: {error}") from None
 
-    def layout(self) -> torch.memory_format:
-        """How images and weights lie in memory."""
-        return torch.contiguous_format if self.channels_last == "off" else torch.channels_last
+    def layout(self, shape: Sequence[int]) -> torch.memory_format:
+        """How images of `shape` and weights lie in memory; feature vectors, of shape (D,), have no channels."""
+        return torch.contiguous_format if self.channels_last == "off" or len(shape) == 1 else torch.channels_last
 
 
 @contextmanager

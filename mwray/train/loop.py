@@ -137,8 +137,8 @@ class Session:
         self.experiment, self.worker, self.sinks, self.leave = experiment, worker, list(sinks), leave
         self.record = Run(folder)
         self.execution = Execution.from_environment()
-        self.layout = self.execution.layout()
         self.splits = split(experiment.data, experiment.seed)
+        self.layout = self.execution.layout(self.splits.shape)
         self.train, self.meta = (self._loader(self.splits, name) for name in ("train", "meta"))
         self.validation, self.test = (self._loader(self.splits, name) for name in ("validation", "test"))
         self.dropped = self.train.dropped(experiment.batch_size)

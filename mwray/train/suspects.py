@@ -16,7 +16,7 @@ from mwray.worker import LocalWorker
 
 
 def write(folder: Path, out: Path | None = None, *, device: str | None = None) -> str:
-    """Write the list, the contact sheet and the ranking of the run in `folder`; returns what they show, in words.
+    """Write the list, the contact sheet (of images) and the ranking of the run in `folder`; returns what they show.
 
     Args:
         folder: of a run with a checkpoint.
@@ -28,7 +28,9 @@ def write(folder: Path, out: Path | None = None, *, device: str | None = None) -
     """
     session = restored(folder, device)
     found = suspects(session)
-    images = reports.chosen(session.splits.train.images.numpy(), found.position[:SHOWN])
+    images = None  # feature vectors are not shown
+    if len(session.splits.shape) == 3:
+        images = reports.chosen(session.splits.train.images.numpy(), found.position[:SHOWN])
     return reports.write(found, images, out or folder / "suspects")
 
 

@@ -49,6 +49,18 @@ def test_parameters_are_as_many_as_published(name: str, num_classes: int, parame
 def test_small_networks_are_small() -> None:
     assert _count(SmallConvNet(10, (1, 8, 8))) == 24_058
     assert _count(build(Model(name="mlp"), 10, (1, 8, 8))) == 64 * 128 + 128 + 128 * 10 + 10
+    assert _count(build(Model(name="linear"), 10, (1, 8, 8))) == 64 * 10 + 10
+
+
+@pytest.mark.parametrize("name", ["mlp", "linear"])
+def test_vectors_are_taken_as_images_of_as_many_pixels_are(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        of_vectors = build(Model(name=name), 5, (64,))
+        torch.manual_seed(0)
+        of_images = build(Model(name=name), 5, (1, 8, 8))
+    x = torch.randn(3, 64, generator=rng(0))
+    assert of_vectors.training and torch.equal(of_vectors(x), of_images(x.view(3, 1, 8, 8)))
 
 
 SIZES = [(name, (1, 8, 8)) for name in QUICK if name != "cnn9"]  # which refuses them: tests/models/test_cnn9.py
@@ -183,6 +195,12 @@ def narrow(num_classes):
     return torch.nn.Identity()
 def wrong(num_classes, shape):
     return "a network"
+def of_vectors(num_classes, shape):
+    (features,) = shape
+    layers = torch.nn.Linear(features, 9), torch.nn.BatchNorm1d(9), torch.nn.Dropout(), torch.nn.Linear(9, num_classes)
+    return torch.nn.Sequential(*layers)
+def one_too_many(num_classes, shape):
+    return torch.nn.Linear(shape[0], num_classes + 1)
 number = 3
 """
 
@@ -216,3 +234,33 @@ def test_a_network_of_ones_own_is_named_by_its_import_path() -> None:
 def test_wrong_names_get_one_clear_error(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=r"^model\.name: .*" + message):
         build(Model(name=name), 5, (1, 8, 8))
+
+
+NO_IMAGES = [name for name in MODELS if name not in ("mlp", "linear")]
+
+
+@pytest.mark.usefixtures("own_networks")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *((name, "") for name in NO_IMAGES),
+        ("own_networks:good", r"IndexError: tuple index out of range"),
+        ("own_networks:one_too_many", r"ValueError: of 2 vectors it gave \[2, 6\], not \[2, 5\]"),
+    ],
+)
+def test_networks_of_images_say_that_they_take_no_vectors(name: str, message: str) -> None:
+    refused = rf"^model\.name: '{name}' does not take .* \[N, 30\] .*{message}.*"
+    with pytest.raises(ConfigError, match=refused + r"'linear', 'mlp', or a factory .* for shape \(30,\) would do$"):
+        build(Model(name=name), 5, (30,))
+
+
+@pytest.mark.usefixtures("own_networks")
+def test_a_network_of_ones_own_for_vectors_is_tried_without_a_trace() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build(Model(name="own_networks:of_vectors"), 5, (30,))
+        drawn = torch.rand(1)
+        torch.manual_seed(0)
+        nn.Linear(30, 9), nn.Linear(9, 5)
+        assert torch.equal(torch.rand(1), drawn)
+    assert network.training and int(network[1].num_batches_tracked) == 0 and not network[1].running_mean.any()

@@ -20,7 +20,7 @@ from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
 from mwray.records import RecordError, Run
 from mwray.train import checkpoint
-from mwray.train.classifier import ImageError
+from mwray.train.classifier import InputError
 from mwray.train.loop import train
 from mwray.train.suspects import restored
 from mwray.worker import LocalWorker
@@ -143,7 +143,7 @@ def test_a_network_of_one_s_own_that_has_changed(run, tmp_path):
     ],
 )
 def test_images_of_another_kind(run, images, message):
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(InputError, match=message):
         mwray.load(run, "cpu")(images)
 
 
@@ -183,8 +183,8 @@ def test_predict_refuses_in_one_line(run, tmp_path, capsys):
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "grey.npy", np.zeros((2, 8, 8), np.uint8))
     for arguments, message in (
-        ([str(run)], "predict: give a file of images (IMAGES.npy), or --test"),
-        ([str(run), "x.npy", "--test"], "predict: give a file of images (IMAGES.npy), or --test"),
+        ([str(run)], "predict: give a file of images or features (FILE.npy), or --test"),
+        ([str(run), "x.npy", "--test"], "predict: give a file of images or features (FILE.npy), or --test"),
         ([str(run), "x.npy"], "x.npy: cannot be read (No such file or directory)"),
         ([str(run), str(tmp_path / "text.npy")], "cannot be read (it holds no plain array)"),
         (

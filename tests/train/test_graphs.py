@@ -210,8 +210,9 @@ def test_execution_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("MWRAY_EXECUTION", "graph=off, channels_last=on")
     execution = Execution.from_environment()
     assert execution == Execution(graph="off", channels_last="on")
-    assert execution.layout() == Execution().layout() == torch.channels_last
-    assert Execution(channels_last="off").layout() == torch.contiguous_format
+    assert execution.layout((3, 8, 8)) == Execution().layout((3, 8, 8)) == torch.channels_last
+    assert Execution(channels_last="off").layout((3, 8, 8)) == torch.contiguous_format
+    assert Execution(channels_last="on").layout((30,)) == torch.contiguous_format  # vectors have no channels
     for text, complaint in (("grahp=on", "Did you mean 'graph'"), ("graph=yes", "graph"), ("graph", "field=value")):
         monkeypatch.setenv("MWRAY_EXECUTION", text)
         with pytest.raises(ConfigError, match=f"MWRAY_EXECUTION='{text}'.*{complaint}"):
