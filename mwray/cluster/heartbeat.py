@@ -106,7 +106,7 @@ class Heartbeat:
     def close(self, state: str) -> None:
         """Write the last one: how the search ended."""
         self._stop.set()
-        self._thread.join(self._seconds)
+        self._thread.join(max(self._seconds, SECONDS))  # else a beat on its way would write over the last one
         self.beat(state)
 
     def _ask(self) -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -134,13 +135,33 @@ def test_the_heartbeat_is_written_until_it_is_closed_and_says_how_it_ended(tmp_p
     first = heartbeat.read(tmp_path)
     assert (first["pid"], first["host"], first["left"]) == (os.getpid(), socket.gethostname(), 3.0)
     told["left"] = 2.0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while heartbeat.read(tmp_path)["left"] != 2.0 and time.monotonic() < deadline:
         time.sleep(0.01)
     sign.close("finished")
     last = heartbeat.read(tmp_path)
     assert (last["left"], last["state"]) == (2.0, "finished") and last["beat"] > first["beat"]
     assert [path.name for path in tmp_path.iterdir()] == [heartbeat.FILE]
+
+
+def test_a_beat_that_takes_long_does_not_write_over_the_last_one(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def told():
+        if threading.current_thread().name == "mwray-heartbeat":
+            begun.set()
+            go_on.wait(60)
+        return {}
+
+    sign = Heartbeat(tmp_path, told, seconds=0.01)
+    assert begun.wait(60)
+    closing = threading.Thread(target=sign.close, args=("finished",))
+    closing.start()
+    closing.join(0.3)
+    go_on.set()
+    closing.join(60)
+    sign._thread.join(60)
+    assert heartbeat.read(tmp_path)["state"] == "finished"
 
 
 def test_the_heartbeat_goes_on_with_what_was_told_last_where_asking_fails(tmp_path, caplog):
@@ -220,5 +241,7 @@ def test_what_answers_is_left_alone(monkeypatch, tmp_path):
         raylet.bind(str(tmp_path / "raylet"))
         raylet.listen()
         with watched({"head": f"127.0.0.1:{server.getsockname()[1]}", "raylet": str(tmp_path / "raylet")}):
-            time.sleep(2.5)  # this process would be gone
+            for door in (server, raylet) * 2:  # at the second look this process would be gone
+                door.settimeout(60)
+                door.accept()[0].close()
     assert not watch.answers(str(tmp_path / "raylet"), 1)
