@@ -21,11 +21,11 @@ def listening():
 
 
 @pytest.fixture
-def closed(listening):
-    """A port that was free a moment ago."""
+def closed():
+    """A port that is taken, so that no other process gets it, and at which nobody listens."""
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{door.getsockname()[1]}"
+        yield f"127.0.0.1:{door.getsockname()[1]}"
 
 
 @pytest.mark.parametrize(

@@ -124,5 +124,5 @@ def test_a_group_that_is_given_up_tells_the_cause(monkeypatch):
     lost.ask = lambda name, *given: told.append((name, *given))
     thread = threading.Thread(target=lost._stay, args=(None,))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert told == [("lose", LINE)]

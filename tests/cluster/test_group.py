@@ -27,7 +27,8 @@ from mwray.train.loop import Left, train
 from mwray.worker import LocalWorker
 from tests.cluster.test_workers import digits
 
-IDLE = 0.5
+IDLE = 0.1
+"""What a desk is told, once that is what a test is about, to wait for."""
 WAIT = 60.0
 """For a thread to end, at most."""
 
@@ -35,8 +36,8 @@ WAIT = 60.0
 class Office:
     """A desk, and whoever asks it from whatever thread."""
 
-    def __init__(self, idle):
-        self.desk, self._loop = Desk(idle), asyncio.new_event_loop()
+    def __init__(self):
+        self.desk, self._loop = Desk(WAIT), asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.members = []
@@ -74,13 +75,10 @@ class Member:
 
 
 @pytest.fixture
-def office(request):
-    made = Office(getattr(request, "param", WAIT))
+def office():
+    made = Office()
     yield made
     made.close()
-
-
-hasty = pytest.mark.parametrize("office", [IDLE], indirect=True)
 
 
 class Meeting:
@@ -135,6 +133,16 @@ def told(office, given, until=None):
         except StopIteration as end:
             return heard, end.value
     return heard, "stopped"
+
+
+def told_of_the_last_epoch(office, given):
+    """How a job of three epochs ends whose workers, from the last one on, wait for `IDLE` and no longer."""
+    work = hand(office.ask, given.config()["job"])
+    assert [next(work)["epoch"] for _ in range(3)] == [1, 2, 3]
+    office.desk._idle = IDLE
+    with pytest.raises(StopIteration) as end:
+        next(work)
+    return end.value.value
 
 
 def test_two_workers_train_one_trial_after_the_other(tmp_path, office, two):
@@ -209,10 +217,9 @@ def test_a_group_that_comes_again_goes_on_with_the_trial_that_it_had(tmp_path, o
     assert heard == [1, 2, 3]  # this training keeps no checkpoint
 
 
-@hasty
 def test_a_group_that_has_nothing_to_do_leaves_and_takes_nothing_more(tmp_path, office, two):
     office.hire(2)
-    assert told(office, job(tmp_path, "one"))[0] == [1, 2, 3]
+    assert told_of_the_last_epoch(office, job(tmp_path, "one"))["outcome"] == "done"
     for each in office.members:
         each.thread.join(WAIT)
         assert not each.thread.is_alive() and each.error is None
@@ -220,27 +227,43 @@ def test_a_group_that_has_nothing_to_do_leaves_and_takes_nothing_more(tmp_path, 
     assert told(office, job(tmp_path, "two")) == ([], None)
 
 
-@hasty
-def test_a_group_whose_report_is_not_answered_gives_the_trial_back_and_may_be_given_it_again(tmp_path, office, two):
+def test_a_group_whose_report_is_not_answered_gives_the_trial_back_and_may_be_given_it_again(
+    tmp_path, office, two, monkeypatch
+):
     """A search that has stopped a trial need not have said so: its group must not hold its machines for ever."""
+    finish = office.desk._finish
+    monkeypatch.setattr(office.desk, "_finish", lambda: (finish(), setattr(office.desk, "_idle", WAIT)))
     office.hire(2)
     given = job(tmp_path, "one")
     work = hand(office.ask, given.config()["job"])
     assert next(work)["epoch"] == 1
+    office.desk._idle = IDLE
+    assert next(work)["epoch"] == 2
     wait_for(lambda: office.desk._over)
     with pytest.raises(StopIteration) as end:
         next(work)
     assert end.value.value is None
     assert told(office, given)[0] == [1, 2, 3]
-    assert two.of(0) == two.of(1) == [("one", epoch) for epoch in (1, 1, 2, 3)]
+    assert two.of(0) == two.of(1) == [("one", epoch) for epoch in (1, 2, 1, 2, 3)]
 
 
-@hasty
 def test_a_worker_that_is_done_sooner_waits_for_the_others_however_long_they_take(tmp_path, office, two, monkeypatch):
-    slow = threading.Event()
-    monkeypatch.setattr(member, "outcome", lambda job, reason: slow.wait(2 * IDLE) or {"outcome": "done"})
+    waited, until = [], office.desk._until
+
+    async def counted(true, seconds=None):
+        came = await until(true, seconds)
+        waited.extend([] if came else [seconds])
+        return came
+
+    def slow(job, reason):
+        wait_for(lambda: waited.count(IDLE) > 1)
+        office.desk._idle = WAIT
+        return {"outcome": "done"}
+
+    monkeypatch.setattr(office.desk, "_until", counted)
+    monkeypatch.setattr(member, "outcome", slow)
     office.hire(2)
-    assert told(office, job(tmp_path, "one"))[1]["outcome"] == "done"
+    assert told_of_the_last_epoch(office, job(tmp_path, "one"))["outcome"] == "done"
     assert office.ask("stands")
 
 

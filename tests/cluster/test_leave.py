@@ -46,7 +46,7 @@ def test_sigterm_is_a_request_to_leave_and_not_the_end(monkeypatch):
     leave.listen()
     assert leave.asked() is None
     os.kill(os.getpid(), signal.SIGTERM)
-    assert asked_within(5) == "SIGTERM"
+    assert asked_within(60) == "SIGTERM"
 
 
 def test_a_node_that_is_drained_is_left_and_another_one_s_end_is_nothing(monkeypatch):
@@ -54,7 +54,7 @@ def test_a_node_that_is_drained_is_left_and_another_one_s_end_is_nothing(monkeyp
     ray_with(monkeypatch, draining)
     assert asked_within(0.3) is None
     draining["here"] = 1_800_000_000_000
-    assert asked_within(5) == "its machine is about to be taken away"
+    assert asked_within(60) == "its machine is about to be taken away"
 
 
 def test_a_ray_that_cannot_be_asked_is_no_reason_to_leave(monkeypatch):

@@ -90,7 +90,7 @@ def machine(tmp_path, cloud):
     yield SimpleNamespace(
         folder=tmp_path,
         environment=environment,
-        start=lambda provider: subprocess.run(["sh", SCRIPT, provider], env=environment, check=True, timeout=10),
+        start=lambda provider: subprocess.run(["sh", SCRIPT, provider], env=environment, check=True, timeout=60),
         calls=lambda tool: [line for line in read(calls).splitlines() if line.startswith(f"{tool} ")],
         log=lambda: read(tmp_path / "log"),
         watching=lambda: watching(tmp_path),
@@ -120,9 +120,9 @@ def watching(folder: Path) -> list[int]:
 
 
 def wait_for(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not true():
-        assert time.monotonic() < deadline, f"waited 20 s for {what}"
+        assert time.monotonic() < deadline, f"waited 60 s for {what}"
         time.sleep(0.02)
 
 
