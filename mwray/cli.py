@@ -62,9 +62,9 @@ def _address_for_a_path(options: argparse.Namespace) -> str | None:
     The address itself is not repeated: nobody has looked yet whether it contains a secret.
     """
     taken = {train: ("folder",), tune: ("folder", "status")}.get(options.verb, ())
-    for name in ("folder", "source", "space", "data", "out", "export", "weight_net", "suspects", "run", "images"):
+    for name in ("folder", "source", "space", "data", "out", "export", "weight_net", "suspects", "run", "runs", "images"):
         given = getattr(options, name, None)
-        if is_remote(given) and name not in taken:
+        if any(map(is_remote, given if isinstance(given, list) else [given])) and name not in taken:
             named = {
                 (train, "source"): "--from",
                 (cli_reports.report, "folder"): "the folder",

@@ -195,6 +195,8 @@ def test_one_training_in_object_storage_goes_on_on_another_machine(bucket, tmp_p
         (["tables", "--table", "3", "--folder"], "--folder"),
         (["report"], "the folder"),
         (["report", "--out"], "--out"),
+        (["report", "--runs", "runs"], "--runs"),
+        (["report", "--suspects"], "--suspects"),
         (["train", "--from"], "--from"),
         (["train", "--data"], "--data"),
         (["transfer", "--weight-net"], "--weight-net"),
