@@ -29,6 +29,9 @@ DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 
 DEFAULT_RECIPE = "digits"
 
+PATHS = ["folder", "source", "space", "data", "out", "export", "weight_net", "suspects", "run", "runs", "images"]
+"""Options, by their names here, that take a path or some."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 failed on the way, 2 refused before it began, 130 interrupted
@@ -62,7 +65,7 @@ def _address_for_a_path(options: argparse.Namespace) -> str | None:
     The address itself is not repeated: nobody has looked yet whether it contains a secret.
     """
     taken = {train: ("folder",), tune: ("folder", "status")}.get(options.verb, ())
-    for name in ("folder", "source", "space", "data", "out", "export", "weight_net", "suspects", "run", "runs", "images"):
+    for name in PATHS:
         given = getattr(options, name, None)
         if any(map(is_remote, given if isinstance(given, list) else [given])) and name not in taken:
             named = {

@@ -23,6 +23,8 @@ from typing import Any
 
 from mwray.errors import UserError
 from mwray.storage import Appender, remove_parts
+from mwray.storage import files_below as files_below
+from mwray.storage import read_whole as read_whole
 from mwray.storage import write_atomically as write_atomically
 
 PACKAGES = ("mwray", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
@@ -48,9 +50,9 @@ class Run:
         return dict(self._read("experiment.json"))
 
     def records(self) -> list[dict[str, Any]]:
-        """One flat mapping per finished epoch; a last line cut short by a crash is left out."""
+        """One flat mapping per finished epoch; a last line cut short, by a crash or as it is written, is left out."""
         path = self.folder / "records.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
+        lines = (read_whole(path) or b"").splitlines()
         records = []
         for number, line in enumerate(lines, 1):
             try:
@@ -60,15 +62,24 @@ class Run:
                     raise RecordError(f"{path}, line {number}: not a JSON record ({error})") from None
         return records
 
+    def starts(self) -> list[dict[str, Any]]:
+        """The environment of each start, the first one first; [] where none is known."""
+        return list(self._content("environment.json") or [])
+
+    def epochs(self) -> int:
+        """How many epochs are finished, without reading what they measured."""
+        return (read_whole(self.folder / "records.jsonl") or b"").count(b"\n")
+
     def summary(self) -> dict[str, Any] | None:
         """What the finished run came to, or None while it is not finished.
 
         A folder that lost records to another machine's copy, which was not as far, is not finished: it trains on.
         """
-        if not (self.folder / "done").exists():
+        done = self._content("done")
+        if done is None:
             return None
-        summary = dict(self._read("done"))
-        return None if 0 < self._lines() < summary.get("epochs", 0) else summary
+        summary = dict(done)
+        return None if 0 < self.epochs() < summary.get("epochs", 0) else summary
 
     def summary_of(self, experiment: Mapping[str, Any]) -> dict[str, Any] | None:
         """What this very experiment, as nested plain data, came to here, or None."""
@@ -94,9 +105,7 @@ class Run:
                 "or remove this one"
             )
         self._write("experiment.json", experiment)
-        path = self.folder / "environment.json"
-        started = list(self._read("environment.json")) if path.exists() else []
-        self._write("environment.json", [*started, {**environment, "epoch": epoch}])
+        self._write("environment.json", [*self.starts(), {**environment, "epoch": epoch}])
         kept = [record for record in self.records() if record["epoch"] <= epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.folder / "records.jsonl", text.encode(), make_folder=False)
@@ -115,19 +124,22 @@ class Run:
         """Mark the run as finished."""
         self._write("done", summary, make_folder=False)
 
-    def _lines(self) -> int:
-        path = self.folder / "records.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
     def _write(self, name: str, data: Any, make_folder: bool = True) -> None:
         write_atomically(self.folder / name, (json.dumps(data, indent=1) + "\n").encode(), make_folder=make_folder)
 
     def _read(self, name: str) -> Any:
+        content = self._content(name)
+        if content is None:
+            path = self.folder / name
+            raise RecordError(f"{path}: there is no such file; is {self.folder} the folder of a run?")
+        return content
+
+    def _content(self, name: str) -> Any:
+        """What a file holds, None where there is none."""
         path = self.folder / name
+        data = read_whole(path)
         try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            raise RecordError(f"{path}: there is no such file; is {self.folder} the folder of a run?") from None
+            return None if data is None else json.loads(data.decode())
         except ValueError as error:  # no JSON, or not even text
             raise RecordError(f"{path}: not readable as JSON ({error})") from None
 

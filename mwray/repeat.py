@@ -9,7 +9,7 @@ from typing import Any
 
 from mwray.config import ConfigError, read
 from mwray.experiment import Experiment
-from mwray.records import RecordError
+from mwray.records import Run
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,7 @@ def repeat(path: Path) -> Repeat:
 
 def last_start(folder: Path) -> dict[str, Any]:
     """The environment in which the run in `folder` was last started; {} where it is not known."""
-    path = folder / "environment.json"
-    try:
-        starts = json.loads(path.read_text()) if path.exists() else []
-    except ValueError as error:  # no JSON, or not even text
-        raise RecordError(f"{path}: not readable as JSON ({error})") from None
+    starts = Run(folder).starts()
     return dict(starts[-1]) if starts else {}
 
 

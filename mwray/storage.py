@@ -8,6 +8,7 @@ tried again with growing pauses, and a warning says so at once; if it still fail
 from __future__ import annotations
 
 import errno
+import fnmatch
 import logging
 import os
 import tempfile
@@ -26,6 +27,8 @@ PATIENCE = "MWRAY_STORAGE_PATIENCE"
 DEFAULT_PATIENCE = 120.0
 """A network mount that comes back does so within a minute or two; whoever cleans up a full disk needs no longer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
+STALE_TRIES = 5
+"""How often a file is opened that is replaced each time before it has been read."""
 PART = ".part"
 """How the names of files end that are not whole yet."""
 _PASSING = """
@@ -79,6 +82,27 @@ def patiently(action: Callable[[], T], path: Path, limit: float | None = None) -
             if failed:
                 logger.warning("%s: storage works again, after %.0f s", path, time.monotonic() - began)
             return result
+
+
+def read_whole(path: Path) -> bytes | None:
+    """All of a file that another process may replace or remove at any moment; None where there is none.
+
+    On a network file system a file that was opened can be gone before it is read (ESTALE): then it is opened again.
+    """
+    for left in reversed(range(STALE_TRIES)):
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno != errno.ESTALE or not left:
+                raise
+    raise AssertionError
+
+
+def files_below(root: Path, pattern: str) -> list[Path]:
+    """Files at or below `root` whose names fit `pattern`, in order; folders that vanish meanwhile are passed over."""
+    return sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in fnmatch.filter(names, pattern))
 
 
 def write_atomically(path: Path, data: bytes, *, make_folder: bool = True, limit: float | None = None) -> None:

@@ -56,6 +56,33 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
         run.records()
 
 
+@pytest.mark.parametrize("name", ["records.jsonl", "done", "environment.json"])
+def test_a_file_that_vanishes_while_it_is_looked_for_is_not_there(tmp_path, monkeypatch, name):
+    run = started(tmp_path, [{"epoch": 1}])
+    run.finish({"test.last": 0.5})
+    read = type(tmp_path).read_bytes
+
+    def vanishes(path):
+        if path.name == name:
+            path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", vanishes)
+    looked = {"records.jsonl": run.records, "done": run.summary, "environment.json": run.starts}[name]
+    assert not looked()
+
+
+def test_a_reader_at_any_moment_of_an_addition_sees_whole_records(tmp_path):
+    run = started(tmp_path, [{"epoch": 1}])
+    path = run.folder / "records.jsonl"
+    before, added = path.read_bytes(), json.dumps({"epoch": 2, "test.accuracy": 0.25}).encode() + b"\n"
+    for size in range(len(added) + 1):
+        path.write_bytes(before + added[:size])
+        assert run.records() == [{"epoch": 1}, {"epoch": 2, "test.accuracy": 0.25}][: 1 + (size >= len(added) - 1)]
+        path.write_bytes(before + bytes(size) + added[size:])  # as a network file system may bring it
+        assert [record["epoch"] for record in run.records()] == [1, 2][: 1 + (size == 0)]
+
+
 def test_going_on_drops_what_the_checkpoint_does_not_hold(tmp_path):
     run = started(tmp_path, [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}])
     run.start({"seed": 1}, {"host": "there"}, 1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 
 import pytest
 
 from mwray import storage
 from mwray.records import Run
-from mwray.storage import Appender, StorageError, patiently, remove_parts, write_atomically
+from mwray.storage import Appender, StorageError, files_below, patiently, read_whole, remove_parts, write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,41 @@ def failing(monkeypatch, name, number, times):
 
     monkeypatch.setattr(os, name, call)
     return left
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_opened_again(tmp_path, monkeypatch):
+    path, read = tmp_path / "file", type(tmp_path).read_bytes
+    assert read_whole(path) is None and read_whole(path / "below") is None
+    path.write_bytes(b"new")
+    assert read_whole(path / "below") is None
+    stale = [OSError(errno.ESTALE, "Stale file handle")] * (storage.STALE_TRIES - 1)
+
+    def replaced(path):
+        if stale:
+            raise stale.pop()
+        return read(path)
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", replaced)
+    assert read_whole(path) == b"new"
+    stale += [OSError(errno.ESTALE, "Stale file handle")] * storage.STALE_TRIES
+    with pytest.raises(OSError, match="Stale"):
+        read_whole(path)
+
+
+def test_folders_that_vanish_while_they_are_searched_through_are_passed_over(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "done").touch()
+    scan = os.scandir
+
+    def vanishing(folder):
+        if str(folder).endswith("b"):
+            shutil.rmtree(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert files_below(tmp_path, "done") == [tmp_path / "a" / "done", tmp_path / "c" / "done"]
+    assert files_below(tmp_path / "none", "done") == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EIO, errno.ENOENT])

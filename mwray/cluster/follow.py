@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,11 @@ def following(folder: Path, epochs: int, console: Console | None = None) -> Iter
 def _watch(folder: Path, epochs: int, seen: int, console: Console, stop: threading.Event) -> None:
     while True:
         last = stop.wait(SECONDS)  # look once more after the end: the last epoch came between two looks
-        for record in Run(folder).records():
-            if record["epoch"] > seen:
-                seen = record["epoch"]
-                console.print(line(record, epochs), highlight=False, soft_wrap=True)
+        with suppress(OSError):  # storage that fails is waited for by those who write; here the next look shows it
+            for record in Run(folder).records():
+                if record["epoch"] > seen:
+                    seen = record["epoch"]
+                    console.print(line(record, epochs), highlight=False, soft_wrap=True)
         if last:
             return
 

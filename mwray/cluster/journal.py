@@ -14,7 +14,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from mwray.records import RecordError
 from mwray.space import Space
-from mwray.storage import Appender, patiently
+from mwray.storage import Appender, patiently, read_whole
 
 FILE = "study.journal"
 
@@ -48,11 +48,9 @@ def read_study(folder: Path) -> optuna.Study | None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     path = folder / FILE
-    if not path.exists():
-        return None
     try:
         return optuna.load_study(study_name=STUDY, storage=JournalStorage(Journal(path, writable=False)))
-    except KeyError:  # begun, and killed before its first line was written
+    except KeyError:  # no such file, or begun, and its first line is not whole
         return None
 
 
@@ -69,7 +67,9 @@ class Journal(BaseJournalBackend):
         self._writable = writable
         if writable:
             patiently(lambda: path.touch(), path)
-        data = patiently(path.read_bytes, path)
+            data = patiently(path.read_bytes, path)
+        else:  # zeros: what a driver on another machine has written, and the network file system has not brought yet
+            data = (read_whole(path) or b"").partition(b"\0")[0]
         whole = data.rfind(b"\n") + 1
         if writable and whole < len(data):
             patiently(lambda: os.truncate(path, whole), path)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mwray.records import RecordError, Run, write_atomically
+from mwray.records import RecordError, Run, files_below, read_whole, write_atomically
 from mwray.reports.published import Column
 
 NAME = re.compile(r"\w[\w .+=-]*")
@@ -82,9 +82,12 @@ def find(root: Path) -> list[Entry]:
 
 
 def _entries(root: Path) -> Iterator[Entry]:
-    for path in sorted(root.rglob("cell-*.json")):
+    for path in files_below(root, "cell-*.json"):
+        data = read_whole(path)
+        if data is None:  # removed a moment ago
+            continue
         try:
-            cell = Cell(**json.loads(path.read_text()))
+            cell = Cell(**json.loads(data))
         except (ValueError, TypeError) as error:
             raise RecordError(f"{path}: does not name the cell of a table ({error})") from None
         for name in (cell.table, cell.preset):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mwray.records import RecordError, Run
+from mwray.records import RecordError, Run, files_below
 from mwray.reports.cells import Cell, Entry
 from mwray.reports.published import CIFAR10, CIFAR100
 
@@ -39,7 +39,7 @@ def entries_of(folders: Iterable[Path]) -> list[Entry]:
 
 def below(paths: Iterable[Path]) -> list[Path]:
     """Every finished run in or below the given folders, in order."""
-    return [done.parent for path in paths for done in (sorted(path.rglob("done")) or [path / "done"])]
+    return [done.parent for path in paths for done in (files_below(path, "done") or [path / "done"])]
 
 
 def _cell(settings: dict[str, Any]) -> Cell:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mwray.records import write_atomically
 from mwray.reports.cells import Entry, find
@@ -115,9 +113,7 @@ def _made(entries: Sequence[Entry]) -> str:
     runs = {entry.folder: entry.run for entry in entries}
     done = [run for run in runs.values() if run.state == "done"]
     hours = sum(float((run.summary() or {}).get("seconds", 0)) for run in done) / 3600
-    starts: list[dict[str, Any]] = [
-        start for run in done for start in json.loads((run.folder / "environment.json").read_text())
-    ]
+    starts = [start for run in done for start in run.starts()]
     hosts = sorted({str(start["host"]) for start in starts if "host" in start})
     versions = sorted({f"{k} {v}" for s in starts for k, v in s.get("packages", {}).items() if k in ("mwray", "torch")})
     commands = sorted({str(start["command"]) for start in starts if "command" in start})

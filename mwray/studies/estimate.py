@@ -6,7 +6,6 @@ forward is a third of forward and backward). It is a rough guide: the sweep corr
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from mwray.config import read
 from mwray.data.settings import Data
 from mwray.data.sizes import epoch_images, evaluated_images
 from mwray.experiment import Experiment
-from mwray.records import Run
+from mwray.records import Run, files_below
 
 Kind = tuple[str, str]
 """Data set and network."""
@@ -68,11 +67,11 @@ class Forecast:
         self.known: dict[tuple[Kind, str], list[float]] = {}
         self.probed: dict[Kind, float] = {}
         self.probe = probe
-        for path in sorted(root.rglob("done")):
+        for path in files_below(root, "done"):
             self.learn(path.parent)
         for folder in [folder for folder in self.waiting if Run(folder).state == "done"]:
             del self.waiting[folder]
-        self.start = {folder: _epochs(folder) for folder in self.waiting}
+        self.start = {folder: Run(folder).epochs() for folder in self.waiting}
         self.ended: dict[Path, Experiment] = {}
 
     @property
@@ -118,7 +117,7 @@ class Forecast:
 
     def left(self) -> float | None:
         """Seconds of training that are left, one after another; None where nothing is known of one of them."""
-        parts = [self.seconds(e, e.epochs - _epochs(folder)) for folder, e in self.waiting.items()]
+        parts = [self.seconds(e, e.epochs - Run(folder).epochs()) for folder, e in self.waiting.items()]
         parts += [self.seconds(experiment) for experiment in self.others]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
@@ -126,7 +125,7 @@ class Forecast:
     def worked(self) -> float | None:
         """Seconds of training that were done since this forecast began, judged as `left` judges what is left."""
         trained = {**self.waiting, **self.ended}
-        parts = [self.seconds(e, max(_epochs(f) - self.start.get(f, 0), 0)) for f, e in trained.items()]
+        parts = [self.seconds(e, max(Run(f).epochs() - self.start.get(f, 0), 0)) for f, e in trained.items()]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
 
@@ -142,15 +141,9 @@ class Forecast:
         return self.probed.get(kind)
 
 
-def _epochs(folder: Path) -> int:
-    """Finished epochs of a run, without reading them."""
-    path = folder / "records.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 def _images(folder: Path, data: Mapping[str, Any]) -> int:
     """Training images of a run: as it noted them, else by its settings."""
     try:
-        return int(json.loads((folder / "environment.json").read_text())[-1]["num_train"])
+        return int(Run(folder).starts()[-1]["num_train"])
     except (OSError, ValueError, LookupError):
         return epoch_images(read(Data, data))

@@ -60,12 +60,15 @@ def latest(
 
     A damaged file is passed over with a warning that names it; one of more than `upto` finished epochs silently.
     """
-    candidates = [path for path in files(folder) if upto is None or _epoch(path) <= upto]
-    for path in sorted(candidates + ([extra] if extra is not None else []), key=_epoch, reverse=True):
-        try:
-            return load(path, device)
-        except (CheckpointError, FileNotFoundError) as error:
-            logger.warning("%s; the one before it is used, or the start", error)
+    before: list[Path] | None = None
+    while (found := files(folder)) != before:  # again where another process has saved newer ones and removed these
+        before = found
+        candidates = [path for path in found if upto is None or _epoch(path) <= upto]
+        for path in sorted(candidates + ([extra] if extra is not None else []), key=_epoch, reverse=True):
+            try:
+                return load(path, device)
+            except (CheckpointError, FileNotFoundError) as error:
+                logger.warning("%s; the one before it is used, or the start", error)
     return None
 
 

@@ -286,6 +286,25 @@ def test_epochs_whose_word_was_lost_are_told_from_the_records(tmp_path):
     assert trial.intermediate_values == dict.fromkeys((1, 2, 3, 4), 0.5)
 
 
+def test_a_look_while_the_driver_adds_to_its_journal_is_of_what_is_whole(tmp_path):
+    assert read_study(tmp_path) is None
+    study = Study(space(trials=2), tmp_path / "driver")
+    study.finish(study.next().number, 0.5)
+    study.next()
+    data = (tmp_path / "driver" / "study.journal").read_bytes()
+    lines = data.splitlines(keepends=True)
+    counts = []
+    for end in [*range(0, len(data), 61), *range(len(data) - len(lines[-1]), len(data) + 1)]:
+        (tmp_path / "study.journal").write_bytes(data[:end])
+        seen = read_study(tmp_path)
+        counts.append(0 if seen is None else len(seen.get_trials()))
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 2
+    hole = b"".join(lines[:-2]) + bytes(len(lines[-2])) + lines[-1]  # as a network file system may bring it
+    (tmp_path / "study.journal").write_bytes(hole)
+    assert len(read_study(tmp_path).get_trials()) in (1, 2)
+    assert (tmp_path / "study.journal").read_bytes() == hole
+
+
 def test_every_point_is_trained_at_every_seed_before_the_next_is_drawn(tmp_path):
     points = run_all(Study(space(seeds=3, trials=3), tmp_path))
     assert [point["seed"] for point in points] == [0, 1, 2] * 3

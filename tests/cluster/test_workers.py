@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from mwray import process_group
+from mwray.cluster import follow
 from mwray.cluster.follow import following, line
 from mwray.cluster.search import search
 from mwray.cluster.trainer import TrainingFailed, fit
@@ -84,6 +87,26 @@ def test_following_prints_each_epoch_once_and_not_those_of_before(tmp_path, caps
     assert "after epoch 2" in lines[0]
     assert lines[1:] == ["epoch 3/4  validation 75.0%  s 1.0"]
     assert line({"epoch": 1, "train.weight_auc": None}, 4) == "epoch 1/4"
+
+
+def test_following_outlives_a_look_at_storage_that_fails(tmp_path, capsys, monkeypatch):
+    run = finish_run(tmp_path, override(recipe("digits"), {"epochs": 2}), 0.5, epochs=1)
+    looks, records = [], Run.records
+
+    def failing(self):
+        looks.append(1)
+        if len(looks) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return records(self)
+
+    monkeypatch.setattr(Run, "records", failing)
+    monkeypatch.setattr(follow, "SECONDS", 0.01)
+    with following(tmp_path, 2):
+        end = time.monotonic() + 10
+        while len(looks) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        run.append({"epoch": 2, "seconds": 1.0})
+    assert capsys.readouterr().out.splitlines()[1:] == ["epoch 2/2  s 1.0"]
 
 
 def digits(network, **values):

@@ -33,6 +33,20 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path, caplog, damage):
     assert path.name in caplog.text
 
 
+def test_a_reader_finds_the_newest_while_a_training_goes_on(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, {})
+    load = checkpoint.load
+
+    def meanwhile(path, device="cpu"):
+        monkeypatch.setattr(checkpoint, "load", load)
+        for epoch in (2, 3):
+            checkpoint.save(tmp_path, epoch, {})
+        return load(path, device)
+
+    monkeypatch.setattr(checkpoint, "load", meanwhile)
+    assert checkpoint.latest(tmp_path)["epoch"] == 3
+
+
 def test_a_pickle_in_its_place_does_not_run(tmp_path):
     class Bomb:
         def __reduce__(self):
