@@ -1,4 +1,4 @@
-"""Which network carries which name: a written-out table, and networks of your own by import path."""
+"""Which network carries which name: a written-out table, those of torchvision and timm, and your own by import path."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from mwray.config import ConfigError, nearest
 from mwray.imported import imported
+from mwray.models import libraries
 from mwray.models.cnn9 import CNN9
 from mwray.models.mlp import MLP, LinearProbe
 from mwray.models.resnet_cifar import ResNet
@@ -48,9 +49,14 @@ def build(model: Model, num_classes: int, shape: Shape) -> nn.Module:
         shape: channels, height and width of an image, or the number of features of a vector.
 
     Raises:
-        ConfigError: no such name, a module that cannot be imported, a factory that does not give an `nn.Module`, or a
-            network of images for vectors.
+        ConfigError: no such name, a module that cannot be imported, a factory that does not give an `nn.Module`, a
+            network of images for vectors, or one of a library that cannot take images of `shape`.
     """
+    if model.name.startswith(libraries.PREFIXES):
+        if len(shape) == 1:
+            raise _no_vectors(model.name, shape[0], TypeError("it is a network of images"))
+        channels, height, width = shape
+        return libraries.build(model.name, num_classes, (channels, height, width))
     factory = find(model.name)
     try:
         network = factory(num_classes, shape)
@@ -99,7 +105,7 @@ def find(name: str) -> Factory:
         return MODELS[name]
     if ":" not in name:
         raise ConfigError(
-            f"model.name: there is no network {name!r}.{nearest(name, list(MODELS))} Known: {', '.join(MODELS)}; or "
-            "name your own as 'package.module:factory'."
+            f"model.name: there is no network {name!r}.{nearest(name, list(MODELS))} Known: {', '.join(MODELS)}; "
+            "'torchvision:NAME' and 'timm:NAME'; or name your own as 'package.module:factory'."
         )
     return imported("model.name", name)

@@ -21,9 +21,6 @@ from mwray.experiment import Experiment
 from mwray.lock import NAME, locked
 from mwray.methods import registry
 from mwray.methods.base import Method, Setup, Step
-from mwray.models.half import Bfloat16
-from mwray.models.registry import build as build_model
-from mwray.models.sync_batch_norm import synchronized
 from mwray.records import Run, environment
 from mwray.seeding import key
 from mwray.storage import patiently
@@ -35,6 +32,7 @@ from mwray.train.graphs import Graphs
 from mwray.train.iteration import Draws, Iteration, Pair, draws_of, graphs_for
 from mwray.train.memory import keep_freed_memory
 from mwray.train.sinks import RunInfo, Sink
+from mwray.train.start import Networks, given, normalised
 from mwray.train.tracker import Tracker
 from mwray.worker import LocalWorker, Worker
 
@@ -137,8 +135,10 @@ class Session:
         self.experiment, self.worker, self.sinks, self.leave = experiment, worker, list(sinks), leave
         self.record = Run(folder)
         self.execution = Execution.from_environment()
-        self.splits = split(experiment.data, experiment.seed)
+        start = given(experiment.model)
+        self.splits = normalised(split(experiment.data, experiment.seed), experiment.data.normalization, start)
         self.layout = self.execution.layout(self.splits.shape)
+        self.networks = Networks(experiment, self.splits, worker, self.layout, start)
         self.train, self.meta = (self._loader(self.splits, name) for name in ("train", "meta"))
         self.validation, self.test = (self._loader(self.splits, name) for name in ("validation", "test"))
         self.dropped = self.train.dropped(experiment.batch_size)
@@ -208,20 +208,11 @@ class Session:
             epochs=experiment.epochs,
             steps_per_epoch=self.steps,
             seed=experiment.seed,
-            make_model=self._make_model,
+            make_model=self.networks,
             make_optimizer=partial(experiment.optimizer.build, on_device=on_device),
             learning_rate=experiment.learning_rate,
             on_device=on_device,
         )
-
-    def _make_model(self, name: str) -> torch.nn.Module:
-        """Initial weights depend on seed and name alone: they are drawn on the CPU, then moved."""
-        torch.manual_seed(key(self.experiment.seed, "network", name))
-        model = build_model(self.experiment.model, self.splits.num_classes, self.splits.shape).to(self.worker.device)
-        if self.experiment.model.batch_norm == "synchronized":
-            model = synchronized(model, self.worker)
-        model = Bfloat16(model) if self.experiment.precision == "bf16" else model
-        return model.to(memory_format=self.layout)
 
     def _resume(self) -> int:
         """Restore the newest state that the records reach; returns the number of finished epochs.
