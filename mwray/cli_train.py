@@ -77,6 +77,8 @@ def train_here(
             stack.callback(group.close)
         else:
             worker = LocalWorker(options.device, saved)
+        if worker.rank == 0:  # decoding, downloads, what became of the initial weights: all before the first epoch
+            logging.getLogger("mwray").setLevel(logging.INFO)
         if again is not None:
             if again.threads and worker.device.type == "cpu":
                 torch.set_num_threads(again.threads)
