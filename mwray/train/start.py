@@ -90,11 +90,18 @@ def normalised(splits: Splits, normalization: str, start: Given | None) -> Split
     Weights learned elsewhere know images normalised in their way. The first layers of a pretrained network would see
     other brightness and contrast than they were made for if the images were brought to the statistics of their own
     data, as all other images are here; fine-tuning takes that up, but at the cost of steps.
+
+    Raises:
+        ConfigError: ImageNet's are asked for, and the data are feature vectors.
     """
+    if normalization == "imagenet" and len(splits.shape) == 1:
+        raise ConfigError(
+            "data.normalization: 'imagenet' is for images, and the data are feature vectors; choose 'data'"
+        )
     wanted: libraries.Statistics | None = libraries.IMAGENET if normalization == "imagenet" else None
     if normalization == "auto" and start is not None:
         wanted = start.statistics
-    if wanted is None:
+    if wanted is None or (len(splits.shape) == 1 and len(wanted[0]) != len(splits.mean)):
         return splits
     mean, std = (_channels(values, len(splits.mean)) for values in wanted)
     return replace(splits, mean=mean, std=std)

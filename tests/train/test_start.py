@@ -144,6 +144,16 @@ def test_images_are_normalised_as_the_weights_want_it(tmp_path: Path) -> None:
     assert [round(value[0], 3) for value in grey] == [0.449, 0.226]
 
 
+def test_vectors_are_no_images(tmp_path: Path) -> None:
+    vectors = {**COLOUR, "data.source": "tests.data.own_sets:vectors"}
+    with pytest.raises(ConfigError, match=r"^data\.normalization: 'imagenet' is for images"):
+        session(tmp_path, **vectors, **{"data.normalization": "imagenet"})
+    with pytest.raises(
+        ConfigError, match=r"^model\.name: 'torchvision:resnet18' does not take .* it is a network of im"
+    ):
+        session(tmp_path, **vectors, **{"model.name": "torchvision:resnet18"})
+
+
 def test_a_checkpoint_holds_the_normalisation(tmp_path: Path) -> None:
     train(experiment(epochs=1, **{"data.normalization": "imagenet"}), tmp_path / "run", worker=LocalWorker("cpu"))
     here = restored(tmp_path / "run", "cpu")
