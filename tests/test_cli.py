@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from mwray.cli import main
@@ -68,6 +71,26 @@ def test_milestones_that_are_never_reached_are_told(tmp_path, capsys, caplog):
     (line,) = told("--set", "epochs=2", "--set", "optimizer.milestones=[1,2]")
     assert line.startswith("optimizer.milestones: 2 is never reached with epochs=2, and")
     capsys.readouterr()
+
+
+def test_a_search_tells_of_milestones_that_some_of_its_trials_never_reach(tmp_path, monkeypatch, caplog):
+    def told(search, **fixed) -> list[str]:
+        caplog.clear()
+        space = {"recipe": "digits", "set": {"data.num_validation": 50, **fixed}, "search": search, "trials": 2}
+        (tmp_path / "space.yaml").write_text(json.dumps(space))
+        monkeypatch.setattr("mwray.cluster.search.search", lambda *a, **k: SimpleNamespace(interrupted=0, finished=1))
+        assert main(["tune", "--space", str(tmp_path / "space.yaml"), "--folder", str(tmp_path / "search")]) == 0
+        return [record.getMessage() for record in caplog.records]
+
+    rate = {"optimizer.lr": {"float": [0.01, 0.1]}}
+    assert told(rate) == []
+    assert told(rate, epochs=4)[0].startswith("optimizer.milestones: 30 and 36 are never reached with epochs=4")
+    assert told({"epochs": {"int": [33, 60]}})[0].startswith("optimizer.milestones: 36 is never reached with epochs=33")
+    (line,) = told({"optimizer.milestones": {"choice": [[3], [3, 7]]}}, epochs=5)
+    assert line.startswith("optimizer.milestones: 7 is never reached")
+    assert told({"optimizer.name": {"choice": ["adam", "adamw"]}}, epochs=4) == []
+    both = {"optimizer.schedule": {"choice": ["steps", "cosine"]}}
+    assert len(told(both, epochs=4)) == 1 and told(both) == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mwray.config import ConfigError, leaves
+from mwray.config import ConfigError, leaves, to_dict
 from mwray.space import build, load
 
 SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
@@ -57,7 +57,42 @@ def test_the_default_space_starts_at_the_papers_setting():
     assert first["method.weight_net.lr"] == 1e-3
 
 
+def test_optimisers_and_schedules_are_searched_with_what_belongs_to_each():
+    space = build(
+        {
+            "recipe": "digits",
+            "search": {
+                "optimizer.name": {"choice": ["sgd", "adamw"]},
+                "optimizer.schedule": {"choice": ["steps", "cosine"]},
+                "optimizer.momentum": {"float": [0.5, 0.9], "when": {"optimizer.name": ["sgd"]}},
+                "optimizer.milestones": {"choice": [[30], [20, 30]], "when": {"optimizer.schedule": ["steps"]}},
+                "optimizer.final": {"float": [0.0, 0.1], "when": {"optimizer.schedule": ["cosine"]}},
+            },
+            "trials": 4,
+        },
+        "space.yaml",
+    )
+    assert space.description()["base"]["optimizer"] == to_dict(space.base)["optimizer"]  # a stored search goes on
+    cosine = space.experiment({"optimizer.name": "sgd", "optimizer.schedule": "cosine", "optimizer.final": 0.1})
+    assert (cosine.optimizer.milestones, cosine.optimizer.final) == ((), 0.1)
+    adamw = {"optimizer.name": "adamw", "optimizer.schedule": "steps", "optimizer.milestones": [20, 30]}
+    assert space.experiment(adamw).optimizer.milestones == (20, 30)
+    assert space.complete({}) == {"optimizer.name": "sgd", "optimizer.schedule": "steps", "optimizer.momentum": 0.9}
+
+
 REFUSED = {
+    "a field of another optimiser": (
+        searching("optimizer.betas", {"choice": [[0.9, 0.99], [0.9, 0.999]]}),
+        ["search.optimizer.betas", "optimizer 'sgd' has no such field", "set optimizer.name"],
+    ),
+    "a field of some of the optimisers": (
+        changed(search={"optimizer.name": {"choice": ["sgd", "adam"]}, "optimizer.momentum": {"float": [0.1, 0.9]}}),
+        ["search.optimizer.momentum", "optimizer 'adam' has no such field", "when: {optimizer.name:"],
+    ),
+    "a field of another schedule": (
+        searching("optimizer.final", {"float": [0.0, 0.1]}),
+        ["search.optimizer.final", "says nothing with schedule=steps"],
+    ),
     "misspelt field": (
         searching("optimizer.lrr", {"float": [0.1, 0.2]}),
         ["search.optimizer.lrr", "no such field", "'optimizer.lr'"],

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mwray.config import ConfigError, leaves, to_dict
+from mwray.config import ConfigError, leaves, override, to_dict
 from mwray.recipes import digits, paper
 from mwray.records import Run
 from mwray.reports.cells import find
@@ -61,6 +61,20 @@ def test_the_schedules_that_the_paper_s_own_rows_have():
     assert (theirs.epochs, theirs.batch_size, theirs.optimizer.milestones) == (200, 128, (160, 180))
     assert (theirs.optimizer.factor, theirs.optimizer.weight_decay, theirs.data.num_meta) == (0.01, 2e-4, 0)
     assert two_phases(start).optimizer.milestones == (72, 76)
+
+
+def test_another_optimiser_or_schedule_keeps_its_own_course_in_every_protocol():
+    """Drops belong to steps, and Cui et al.'s weight decay to their SGD; a warm-up moves along as drops do."""
+    cosine = override(digits.uniform(), {"optimizer.schedule": "cosine", "optimizer.warm_up": 4})
+    for schedule, epochs, warm_up in ((two_phases, 80, 8), (long, 120, 12), (cui, 80, 8)):
+        found = schedule(cosine)
+        assert (found.epochs, found.optimizer.warm_up) == (epochs, warm_up)
+        assert (found.optimizer.schedule, found.optimizer.milestones) == ("cosine", ())
+    assert cui(cosine).optimizer.weight_decay == 2e-4
+    adamw = override(digits.uniform(), {"optimizer.name": "adamw"})
+    assert (cui(adamw).optimizer.weight_decay, cui(adamw).optimizer.milestones) == (0.01, (64, 72))
+    assert long(adamw).optimizer.milestones == (80, 100)
+    assert stretch(cosine, 2).optimizer.warm_up == 0 and stretch(cosine, 10).optimizer.warm_up == 1
 
 
 def test_a_stretched_schedule_drops_as_far_through():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mwray.cluster import compare
 from mwray.cluster.compare import _experiment, every_method
 from mwray.config import ConfigError
 from mwray.methods.registry import METHODS
@@ -21,6 +22,19 @@ def test_what_is_typed_is_read_as_each_methods_own_field_asks_for():
     assert (base.method.name, base.epochs, base.seed) == ("base", 2, 1)
     with pytest.raises(ConfigError, match="not of the form field=value"):
         _experiment("digits", "base", 0, {}, ["epochs"])
+
+
+def test_another_optimiser_is_set_for_every_method_and_milestones_too_late_are_told(tmp_path, monkeypatch, caplog):
+    seen = []
+    monkeypatch.setattr(compare, "sweep", lambda jobs, **options: seen.extend(jobs) or [])
+    monkeypatch.setattr(compare, "_print", lambda *arguments: None)
+    typed = ["optimizer.name=adamw", "optimizer.schedule=cosine", "epochs=3"]
+    compare.compare(["digits"], ["base", "glc"], 2, tmp_path, assignments=typed)
+    assert {(job.experiment.optimizer.name, job.experiment.optimizer.schedule) for job in seen} == {("adamw", "cosine")}
+    assert len(seen) == 4 and not caplog.records
+    compare.compare(["digits"], ["base", "glc"], 2, tmp_path, assignments=["epochs=3"])
+    (record,) = caplog.records  # once for all four
+    assert record.getMessage().startswith("optimizer.milestones: 30 and 36 are never reached with epochs=3")
 
 
 @pytest.mark.parametrize(("typed", "option"), [("method.name=base", "--methods"), ("seed=3", "--seeds")])
