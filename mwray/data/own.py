@@ -105,12 +105,12 @@ def checked(data: Own, name: str) -> Own:
     for part in given:
         _check_shape(name, f"{part}_{kind}", arrays[part].shape[1:], arrays["train"].shape[1:])
         parts.check_classes(name, part, labels[part], names, noun)
-    parts.check_files(name, data.train_files, len(arrays["train"]), noun)
+    files = parts.files(name, data.train_files, len(arrays["train"]), noun)
     made: dict[str, Any] = {f"{part}_{kind}": arrays.get(part) for part in PARTS}
     made |= {f"{part}_labels": labels.get(part) for part in PARTS}
     if isinstance(data, OwnData):
         made["augmentable"] = _augmentable(name, data.augmentable, arrays["train"].shape)
-    return replace(data, class_names=names, **made)
+    return replace(data, class_names=names, train_files=files, **made)
 
 
 def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -158,7 +158,7 @@ def _planes(name: str, part: str, given: Any) -> NDArray[np.uint8]:
     if images.shape[3] not in (1, 3):
         hint = " (channels come last: images.transpose(0, 2, 3, 1))" if images.shape[1] in (1, 3) else ""
         raise parts.wrong(name, part, f"is {images.dtype} {list(images.shape)}", needed + hint)
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return np.require(images.transpose(0, 3, 1, 2), requirements=["C", "W"])  # torch warns of what cannot be written
 
 
 def _check_shape(name: str, part: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,10 @@ def labels(name: str, part: str, given: Any, count: int, noun: str) -> NDArray[n
     found = array(name, part, given, needed)
     if found.dtype.kind not in "iu" or found.ndim != 1 or len(found) != count:
         raise wrong(name, part, f"is {found.dtype} {list(found.shape)} for {count} {noun}s", needed)
-    if int(found.min()) < 0:
-        raise wrong(name, part, f"holds {found.min()}", "classes from 0 on")
-    return np.require(found, np.int64, ["C", "W"])
+    whole = np.require(found, np.int64, ["C", "W"])
+    if int(whole.min()) < 0:  # also 2**64 - 1, which is how unsigned numbers have -1
+        raise wrong(name, part, f"holds {found[int(whole.argmin())]}", "classes from 0 on")
+    return whole
 
 
 def class_names(name: str, given: Sequence[str] | None, labels: NDArray[np.int64], noun: str) -> tuple[str, ...]:
@@ -57,9 +59,11 @@ def class_names(name: str, given: Sequence[str] | None, labels: NDArray[np.int64
         if gap is not None:
             given = f"has no {noun} of class {gap}, and has some of class {present[-1]}"
             raise wrong(name, "train_labels", given, "one of each class at least, or classes numbered anew from 0")
+        if len(present) < 2:
+            raise wrong(name, "train_labels", "has class 0 alone", "two classes or more")
         given = [str(label) for label in present]
-    names = tuple(given)
-    if isinstance(given, str) or len(names) < 2 or len(set(names)) < len(names) or not all(map(_is_text, names)):
+    names = _texts(given)
+    if names is None or len(names) < 2 or len(set(names)) < len(names):
         raise wrong(name, "class_names", f"is {given!r}", "two different names or more, or None")
     return names
 
@@ -75,11 +79,24 @@ def check_classes(name: str, part: str, labels: NDArray[np.int64], names: tuple[
         raise wrong(name, f"{part}_labels", given, "one of each class at least")
 
 
-def check_files(name: str, given: Sequence[str] | None, count: int, noun: str) -> None:
-    """Refuse, with ConfigError, fewer or more files than there are training images or vectors."""
-    if given is not None and len(given) != count:
-        raise wrong(name, "train_files", f"has {len(given)} entries", f"one of each of {count} {noun}s")
+def files(name: str, given: Sequence[str] | None, count: int, noun: str) -> tuple[str, ...] | None:
+    """What each training image or vector is of, if that is given.
+
+    Raises:
+        ConfigError: these are no texts, or fewer or more than there are images or vectors.
+    """
+    if given is None:
+        return None
+    found, needed = _texts(given), f"one of each of {count} {noun}s"
+    if found is None:
+        raise wrong(name, "train_files", f"is a {type(given).__name__} that holds no texts", f"{needed}, as text")
+    if len(found) != count:
+        raise wrong(name, "train_files", f"has {len(found)} entries", needed)
+    return found
 
 
-def _is_text(name: Any) -> bool:
-    return isinstance(name, str)
+def _texts(given: Any) -> tuple[str, ...] | None:
+    """Texts, paths or NumPy's texts, which no checkpoint may hold, as plain texts; None: `given` is none of these."""
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        return None
+    return tuple(map(str, given)) if all(isinstance(text, str | PurePath) for text in given) else None

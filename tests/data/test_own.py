@@ -126,6 +126,17 @@ N = len(GOOD.train_labels)
         ({"clean_labels": None}, r"clean_labels .* is None"),
         ({"class_names": ("a", "b", "a")}, r"class_names .* is \('a', 'b', 'a'\); needed: two different"),
         ({"class_names": "abc"}, r"class_names .* is 'abc'"),
+        (
+            {"train_labels": np.where(np.arange(N) == 3, 2**64 - 1, 0).astype(np.uint64)},
+            r"train_labels .* holds 18446744073709551615; needed: classes from 0 on",
+        ),
+        (
+            {"train_labels": GOOD.train_labels * 0, "class_names": None},
+            r"train_labels .* has class 0 alone; needed: two classes or more",
+        ),
+        ({"class_names": 3}, r"class_names .* is 3; needed: two different"),
+        ({"train_files": "x" * N}, r"train_files .* is a str that holds no texts; needed: .* as text"),
+        ({"train_files": range(N)}, r"train_files .* is a range that holds no texts"),
         ({"train_files": ("one",)}, rf"train_files .* has 1 entries; .* {N} images"),
     ],
 )
@@ -133,6 +144,20 @@ def test_what_cannot_be_used_is_named_with_what_would_do(changes: dict[str, Any]
     with pytest.raises(ConfigError, match=r"^data\.source: " + message) as caught:
         checked(replace(GOOD, **changes), "my_data:load")
     assert "of 'my_data:load'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_names_are_plain_texts_and_arrays_can_be_written_whatever_is_given() -> None:
+    """Or else a checkpoint could not be read again, and torch would warn."""
+    names, files = np.array(["a", "b", "c"]), [Path(f"{row}.png") for row in range(N)]
+    made = checked(replace(GOOD, class_names=names, train_files=files), "my_data:load")
+    assert {type(text) for text in (*made.class_names, *made.train_files)} == {str}
+    changes = {}
+    for part in ("train", "test", "clean"):
+        grey = getattr(GOOD, f"{part}_images")[..., 0].copy()
+        grey.flags.writeable = False
+        changes[f"{part}_images"] = grey
+    made = checked(replace(GOOD, **changes), "my_data:load")
+    assert made.train_images.flags.writeable and made.test_images.flags.writeable and made.clean_images.flags.writeable
 
 
 def test_images_too_small_to_crop_are_not_augmented() -> None:
