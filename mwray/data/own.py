@@ -158,7 +158,7 @@ def _planes(name: str, part: str, given: Any) -> NDArray[np.uint8]:
     if images.shape[3] not in (1, 3):
         hint = " (channels come last: images.transpose(0, 2, 3, 1))" if images.shape[1] in (1, 3) else ""
         raise parts.wrong(name, part, f"is {images.dtype} {list(images.shape)}", needed + hint)
-    return np.require(images.transpose(0, 3, 1, 2), requirements=["C", "W"])  # torch warns of what cannot be written
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def _check_shape(name: str, part: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

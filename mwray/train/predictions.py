@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,13 @@ def _read(path: Path, classifier: TrainedClassifier) -> NDArray[Any]:
     wanted = f"save one array by numpy.save, {classifier.takes}"
     try:
         images = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         why = getattr(error, "strerror", None) or "it holds no plain array"
         raise InputError(f"{path}: cannot be read ({why}); {wanted}") from None
-    if not isinstance(images, np.ndarray) or images.ndim == 0:
+    if not isinstance(images, np.ndarray):  # several, as numpy.savez writes them
+        images.close()
+        raise InputError(f"{path}: holds {len(images.files)} arrays with names; {wanted}")
+    if images.ndim == 0:
         raise InputError(f"{path}: holds no array; {wanted}")
     place = not_finite(images) if images.dtype.kind == "f" and images.ndim == 2 else None
     if place is not None:

@@ -125,7 +125,7 @@ def test_no_folder_and_a_class_without_a_checked_image(root: Path) -> None:
 
 
 def test_a_size_for_what_has_one_already_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^Data: image_size resizes .* source is 'cifar10'; leave it out$"):
+    with pytest.raises(ConfigError, match=r"^image_size resizes .* source is 'cifar10'; leave it out$"):
         read(Data, {"source": "cifar10", "image_size": 64})
     with pytest.raises(ConfigError, match=r"source is 'my:load'; leave it out, and resize in your function$"):
         read(Data, {"source": "my:load", "image_size": 64})

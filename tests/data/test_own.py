@@ -146,18 +146,11 @@ def test_what_cannot_be_used_is_named_with_what_would_do(changes: dict[str, Any]
     assert "of 'my_data:load'" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_names_are_plain_texts_and_arrays_can_be_written_whatever_is_given() -> None:
-    """Or else a checkpoint could not be read again, and torch would warn."""
+def test_names_become_plain_texts_whatever_is_given() -> None:
+    """A checkpoint that holds NumPy's could not be read again."""
     names, files = np.array(["a", "b", "c"]), [Path(f"{row}.png") for row in range(N)]
     made = checked(replace(GOOD, class_names=names, train_files=files), "my_data:load")
     assert {type(text) for text in (*made.class_names, *made.train_files)} == {str}
-    changes = {}
-    for part in ("train", "test", "clean"):
-        grey = getattr(GOOD, f"{part}_images")[..., 0].copy()
-        grey.flags.writeable = False
-        changes[f"{part}_images"] = grey
-    made = checked(replace(GOOD, **changes), "my_data:load")
-    assert made.train_images.flags.writeable and made.test_images.flags.writeable and made.clean_images.flags.writeable
 
 
 def test_images_too_small_to_crop_are_not_augmented() -> None:

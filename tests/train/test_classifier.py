@@ -181,12 +181,16 @@ def test_predict_takes_a_file_of_images(run, tmp_path, capsys, monkeypatch):
 
 def test_predict_refuses_in_one_line(run, tmp_path, capsys):
     (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 cut short")
+    np.savez(tmp_path / "two.npz", a=np.zeros(1), b=np.zeros(1))
     np.save(tmp_path / "grey.npy", np.zeros((2, 8, 8), np.uint8))
     for arguments, message in (
         ([str(run)], "predict: give a file of images or features (FILE.npy), or --test"),
         ([str(run), "x.npy", "--test"], "predict: give a file of images or features (FILE.npy), or --test"),
         ([str(run), "x.npy"], "x.npy: cannot be read (No such file or directory)"),
         ([str(run), str(tmp_path / "text.npy")], "cannot be read (it holds no plain array)"),
+        ([str(run), str(tmp_path / "cut.npz")], "cut.npz: cannot be read (it holds no plain array)"),
+        ([str(run), str(tmp_path / "two.npz")], "two.npz: holds 2 arrays with names; save one array by numpy.save"),
         (
             [str(run), str(tmp_path / "grey.npy")],
             "images are uint8 [2, 8, 8]; this classifier takes uint8 [N, 1, 8, 8]",
