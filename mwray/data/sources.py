@@ -93,7 +93,11 @@ def _own(name: str) -> Source:
         known(name)
     except ValueError as error:
         raise ConfigError(f"data.source: {error}") from None
-    data = folder.read(name) if name.startswith(FOLDER) else own.called(name)
+    return of_own(folder.read(name) if name.startswith(FOLDER) else own.called(name))
+
+
+def of_own(data: own.OwnData | own.OwnFeatures) -> Source:
+    """Data of one's own, `mwray.data.own.checked`, as a source."""
     train: NDArray[Any]
     test: NDArray[Any]
     clean: NDArray[Any] | None
