@@ -7,6 +7,7 @@ were decoded from, and a checksum. Nothing is unpickled on load. It lies in a fo
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -21,6 +22,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mwray.config import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +41,48 @@ class Arrays:
     test_labels: NDArray[np.int64]  # [M]
 
 
+@dataclass(frozen=True)
+class Undecoded:
+    """A data set that is decoded straight into the file: all of its images need not fit into memory."""
+
+    shape: tuple[int, int, int]  # channels, height, width
+    train_labels: NDArray[np.int64]  # [N]
+    test_labels: NDArray[np.int64]  # [M]
+    fill: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
+    """Writes the images into arrays [N, C, H, W] and [M, C, H, W]."""
+
+    def forms(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
+        """Type and shape of each of `FIELDS`."""
+        labels = {"train": self.train_labels, "test": self.test_labels}
+        images: dict[str, Any] = {f"{p}_images": (np.uint8, (len(held), *self.shape)) for p, held in labels.items()}
+        return images | {f"{part}_labels": (held.dtype, held.shape) for part, held in labels.items()}
+
+    def in_memory(self) -> Arrays:
+        """All of it decoded into memory.
+
+        Raises:
+            ConfigError: it does not fit.
+            Whatever decoding raises.
+        """
+        forms = self.forms()
+        try:
+            train, test = (np.empty(forms[name][1], np.uint8) for name in ("train_images", "test_images"))
+        except MemoryError as error:
+            raise ConfigError(
+                f"data.source: the pictures fit neither on the disk beside them nor into memory ({error}); make room "
+                "there, or choose a smaller data.image_size"
+            ) from error
+        self.fill(train, test)
+        return Arrays(train, self.train_labels, test, self.test_labels)
+
+
 FIELDS = ("train_labels", "test_labels", "train_images", "test_images")  # labels first keeps them aligned to 8 bytes
 
 
-def cached(
-    name: str, folder: Path, files: Sequence[Path], build: Callable[[], Arrays], also: Sequence[str] = ()
-) -> Arrays:
+Build = Callable[[], Arrays | Undecoded]
+
+
+def cached(name: str, folder: Path, files: Sequence[Path], build: Build, also: Sequence[str] = ()) -> Arrays:
     """Return the arrays that `build` decodes from `files`, memory-mapped from the cache where it holds them.
 
     `folder` is the one that the files lie in. A cache that is damaged, of another version or made from other files
@@ -59,7 +98,7 @@ def cached(
     writable = next((place for place in places if _make_folder(place.parent)), None)
     if writable is None:
         log.warning("%s is decoded anew on every start: neither %s nor %s can be written", name, *places)
-        return build()
+        return _in_memory(build())
     with locked(writable.with_suffix(".lock")):
         return read(writable, key, speak=True) or _build(writable, key, build)
 
@@ -95,38 +134,61 @@ def read(place: Path, key: str, *, speak: bool = False) -> Arrays | None:
     return arrays
 
 
-def write(place: Path, key: str, arrays: Arrays) -> None:
+def write(place: Path, key: str, data: Arrays | Undecoded) -> None:
     """Write the cache file `place` in one step: readers see the old file or the whole new one.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
+        Whatever decoding raises, of what is not decoded yet.
     """
-    layout: list[tuple[Any, ...]] = [("key", "S64"), ("checksum", "<u8")]
-    layout += [(field, getattr(arrays, field).dtype, getattr(arrays, field).shape) for field in FIELDS]
+    forms = data.forms() if isinstance(data, Undecoded) else {f: (a.dtype, a.shape) for f, a in vars(data).items()}
+    layout: list[tuple[Any, ...]] = [("key", "S64"), ("checksum", "<u8"), *((f, *forms[f]) for f in FIELDS)]
     for left in place.parent.glob(f"{place.stem}.*.tmp"):  # by a process that was killed; `cached` holds the lock
         left.unlink(missing_ok=True)
     part = place.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         record = np.lib.format.open_memmap(part, "w+", np.dtype(layout), (1,))
+        _reserve(part)
         record["key"] = key.encode()
-        record["checksum"] = _checksum(arrays)
-        for field in FIELDS:
-            record[field][0] = getattr(arrays, field)
+        for field in FIELDS[:2] if isinstance(data, Undecoded) else FIELDS:
+            record[field][0] = getattr(data, field)
+        if isinstance(data, Undecoded):
+            data.fill(record["train_images"][0], record["test_images"][0])
+        record["checksum"] = _checksum(Arrays(**{field: record[field][0] for field in FIELDS}))
         record.flush()
         os.replace(part, place)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _build(place: Path, key: str, build: Callable[[], Arrays]) -> Arrays:
+def _reserve(part: Path) -> None:
+    """Have the disk hold all of `part`: a mapped file that meets a full disk later would end the process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with part.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            log.debug("%s: no space can be reserved on this file system", part)
+
+
+def _in_memory(data: Arrays | Undecoded) -> Arrays:
+    return data if isinstance(data, Arrays) else data.in_memory()
+
+
+def _build(place: Path, key: str, build: Build) -> Arrays:
     log.info("Decoding into %s; the next start skips this", place)
-    arrays = build()
+    data = build()
     try:
-        write(place, key, arrays)
+        write(place, key, data)
     except OSError as error:
         log.warning("Cannot write %s (%s): the images are decoded anew on every start", place, error)
-        return arrays
-    return read(place, key) or arrays
+        return _in_memory(data)
+    return read(place, key) or _in_memory(data)
 
 
 def _checksum(arrays: Arrays) -> int:

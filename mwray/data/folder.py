@@ -4,39 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mwray.data.archives import MissingData
-from mwray.data.cache import Arrays, cached
+from mwray.data.cache import Arrays, Undecoded, cached
 from mwray.data.own import OwnData, checked
 from mwray.data.parquet import BrokenData
+from mwray.data.pictures import ENDINGS, decode, form_of
 from mwray.data.settings import FOLDER
 
-ENDINGS = (".png", ".jpg", ".jpeg")
-GREY = ("1", "L", "LA")
-DEEP = ("I", "F")
-"""Pillow's modes of more than 8 bits a pixel, by their beginning."""
+DECODER = "pictures 2"
+"""Part of the cache's key: raised whenever pixels come out otherwise."""
 
 Listing = dict[str, list[Path]]  # the pictures of each class, both in the alphabet's order
 
 
-def read(name: str) -> OwnData:
+def read(name: str, image_size: int | None = None) -> OwnData:
     """The pictures of `name`, "folder:/path", through the cache beside them; classes follow the alphabet.
+
+    Args:
+        name: as `data.source`.
+        image_size: as `data.image_size`; pictures of each size have a cache of their own.
 
     Raises:
         MissingData: there is no such folder.
         BrokenData: a part, a class or a file of it cannot be used; names it and what would do.
         ConfigError: as `mwray.data.own.checked`.
     """
-    root = Path(name.removeprefix(FOLDER)).expanduser()
-    if not root.is_dir():
-        raise MissingData(
-            f"data.source: {name!r} names {root}, and there is no such folder on this machine; give one that holds "
-            "train/CLASS/ and test/CLASS/ with pictures in them"
-        )
+    root = _root(name)
     there = ("train", "test", "clean") if (root / "clean").exists() else ("train", "test")
     parts = {part: _listing(root, part) for part in there}
     classes = list(parts["train"])
@@ -44,7 +41,7 @@ def read(name: str) -> OwnData:
         _check_known(root / part, listing, classes)
     files = {part: [path for paths in listing.values() for path in paths] for part, listing in parts.items()}
     labels = {part: _labels(listing, classes) for part, listing in parts.items()}
-    arrays = _arrays(root, files, labels)
+    arrays = _arrays(root, files, labels, image_size)
     count = len(files["train"])
     return checked(
         OwnData(
@@ -59,6 +56,25 @@ def read(name: str) -> OwnData:
         ),
         name,
     )
+
+
+def class_names(name: str) -> list[str]:
+    """The classes of `name`, "folder:/path": nothing is decoded.
+
+    Raises:
+        MissingData, BrokenData: as `read`.
+    """
+    return list(_listing(_root(name), "train"))
+
+
+def _root(name: str) -> Path:
+    root = Path(name.removeprefix(FOLDER)).expanduser()
+    if not root.is_dir():
+        raise MissingData(
+            f"data.source: {name!r} names {root}, and there is no such folder on this machine; give one that holds "
+            "train/CLASS/ and test/CLASS/ with pictures in them"
+        )
+    return root
 
 
 def _listing(root: Path, part: str) -> Listing:
@@ -97,67 +113,26 @@ def _labels(listing: Listing, classes: Sequence[str]) -> NDArray[np.int64]:
     return np.repeat([classes.index(name) for name in listing], [len(paths) for paths in listing.values()])
 
 
-def _arrays(root: Path, files: dict[str, list[Path]], labels: dict[str, NDArray[np.int64]]) -> Arrays:
+def _arrays(
+    root: Path, files: dict[str, list[Path]], labels: dict[str, NDArray[np.int64]], image_size: int | None
+) -> Arrays:
     """All pictures [N, C, H, W]; the cache has two parts, so clean ones stand behind the training pictures."""
     parts = [[*files["train"], *files.get("clean", ())], files["test"]]
     every = [path for part in parts for path in part]
 
-    def build() -> Arrays:
-        pixels = _decode(every)
-        cut = len(parts[0])
+    def build() -> Undecoded:
+        form = form_of(every, image_size)
+
+        def fill(train: NDArray[np.uint8], test: NDArray[np.uint8]) -> None:
+            for part, pixels in zip(parts, (train, test), strict=True):
+                decode(part, image_size, form, pixels)
+
         known = np.concatenate([labels[part] for part in ("train", "clean") if part in labels])
-        return Arrays(pixels[:cut], known, pixels[cut:], labels["test"])
+        return Undecoded((form.channels, form.height, form.width), known, labels["test"], fill)
 
     # A picture that moves to another class, as after a look at the suspects, keeps its name, size and time.
-    return cached("folder", root, every, build, also=[path.relative_to(root).as_posix() for path in every])
-
-
-def _decode(files: Sequence[Path]) -> NDArray[np.uint8]:
-    """Pixels uint8 [N, C, H, W]: one channel where all pictures are grey, else three."""
-    first = _open(files[0])
-    grey = first.mode in GREY
-    for path in files:  # their headers alone
-        image = _open(path)
-        if image.size != first.size:
-            given, needed = (f"{width}x{height}" for width, height in (image.size, first.size))
-            raise BrokenData(
-                f"data.source: {path} is {given} pixels, and {files[0]} is {needed}; bring all pictures to one size "
-                f"first (Pillow: ImageOps.fit(image, {first.size}))"
-            )
-        if image.mode.startswith(DEEP):
-            raise BrokenData(f"data.source: {path} has more than 8 bits a pixel (mode {image.mode}); save it with 8")
-        grey = grey and image.mode in GREY
-    width, height = first.size
-    pixels = np.empty((len(files), 1 if grey else 3, height, width), np.uint8)
-    for row, path in enumerate(files):
-        pixels[row] = _pixels(path, "L" if grey else "RGB").reshape(height, width, -1).transpose(2, 0, 1)
-    return pixels
-
-
-def _open(path: Path) -> Any:
-    """A picture whose header is read and whose file is closed again."""
-    from PIL import Image  # here: built-in data never needs it
-
-    try:
-        with Image.open(path) as image:
-            return image
-    except Exception as error:  # Pillow raises many kinds of errors on damaged files
-        raise _broken(path, error) from error
-
-
-def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
-    except Exception as error:
-        raise _broken(path, error) from error
-
-
-def _broken(path: Path, error: Exception) -> BrokenData:
-    why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-    return BrokenData(f"data.source: {path} does not decode ({why}); save it again, or take it out")
+    also = [DECODER, *(path.relative_to(root).as_posix() for path in every)]
+    return cached("folder" if image_size is None else f"folder-{image_size}", root, every, build, also=also)
 
 
 def _last(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -113,14 +113,19 @@ def checked(data: Own, name: str) -> Own:
     return replace(data, class_names=names, train_files=files, **made)
 
 
+AT_ONCE = 1 << 20
+"""Pixels that are counted together: NumPy makes eight bytes of each."""
+
+
 def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of `images` [N, C, H, W], of pixels in 0..1."""
     values = np.arange(256) / 255
     # Counts of each value are exact in whatever order they are summed, and no copy of all pixels as floats is made.
     counts = np.zeros((images.shape[1], 256), np.int64)
-    for start in range(0, len(images), 1000):
+    some = max(1, AT_ONCE // images[0, 0].size)
+    for start in range(0, len(images), some):
         for channel, total in enumerate(counts):
-            total += np.bincount(images[start : start + 1000, channel].ravel(), minlength=256)
+            total += np.bincount(images[start : start + some, channel].ravel(), minlength=256)
     shares = counts / counts.sum(1, keepdims=True)
     mean = shares @ values
     std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1))

@@ -44,7 +44,9 @@ class Source:
     """Where each training image is from, if that has a name."""
 
 
-def load(name: str, folders: Sequence[Path] | None = None, *, download: bool | None = None) -> Source:
+def load(
+    name: str, folders: Sequence[Path] | None = None, *, download: bool | None = None, image_size: int | None = None
+) -> Source:
     """Load a data set.
 
     Args:
@@ -52,6 +54,7 @@ def load(name: str, folders: Sequence[Path] | None = None, *, download: bool | N
         folders: searched first, before the environment variable MWRAY_DATA, ./data and ~/.cache/mwray/data.
         download: whether torchvision may download a set that is in no folder, into the first of them; None asks the
             environment variable MWRAY_DOWNLOAD (1 for yes).
+        image_size: of pictures in folders: as `data.image_size`.
 
     Raises:
         ConfigError: there is no such data set, or one of your own gives what cannot be used.
@@ -59,7 +62,7 @@ def load(name: str, folders: Sequence[Path] | None = None, *, download: bool | N
         BrokenData: it is there but damaged (a ValueError).
     """
     if name not in SOURCES:
-        return _own(name)
+        return _own(name, image_size)
     if download is None:
         download = os.environ.get("MWRAY_DOWNLOAD", "") == "1"
     return SOURCES[name](folders, download)
@@ -80,20 +83,22 @@ def fetch(name: str, folder: Path | None = None) -> Source:
 
 
 def num_classes(name: str) -> int:
-    """How many classes a data set has; one of your own is loaded for it.
+    """How many classes a data set has; what a function of your own returns is loaded for it.
 
     Raises:
         As `load`.
     """
+    if name.startswith(FOLDER):
+        return len(folder.class_names(name))
     return sizes.CLASSES.get(name) or len(load(name).class_names)
 
 
-def _own(name: str) -> Source:
+def _own(name: str, image_size: int | None) -> Source:
     try:
         known(name)
     except ValueError as error:
         raise ConfigError(f"data.source: {error}") from None
-    return of_own(folder.read(name) if name.startswith(FOLDER) else own.called(name))
+    return of_own(folder.read(name, image_size) if name.startswith(FOLDER) else own.called(name))
 
 
 def of_own(data: own.OwnData | own.OwnFeatures) -> Source:

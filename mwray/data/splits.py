@@ -77,7 +77,7 @@ def split(data: Data, seed: int, source: Source | None = None) -> Splits:
         ConfigError: a size or a bias that the data set cannot give.
         MissingData, BrokenData: the data set cannot be loaded.
     """
-    source = source or sources.load(data.source)
+    source = source or sources.load(data.source, image_size=data.image_size)
     num_classes = len(source.class_names)
     meta, train, validation = _divide(data, seed, source)
     if data.bias.imbalance > 1:
