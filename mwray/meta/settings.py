@@ -38,7 +38,8 @@ class MetaSettings:
     tau: Annotated[float, Gt(0)] = 1.0
     """Divides in place of a sum that is exactly zero (Eq. 40 leaves its value open: it keeps 0/0 away, no more)."""
     look_ahead: Literal["sgd", "optimizer"] = "sgd"
-    """The virtual step: plain SGD (Eq. 3), or the real optimiser's own step with its momentum and weight decay."""
+    """The virtual step: plain SGD (Eq. 3), or the real optimiser's own step with its momentum and weight decay.
+    Beside Adam, "sgd" is still Eq. 3, at Adam's rate: docs/tuning.md says what that means."""
     input: Literal["detached", "through"] = "detached"
     """In the virtual step, V(L_i) is a factor (Eq. 3), or a function of L_i that the gradient flows through, as in the
     released long-tail code. The actual step has factors either way, as in that code."""

@@ -99,6 +99,19 @@ def test_rates_fall_and_nothing_is_captured_again(tmp_path, monkeypatch):
     assert one.iteration.graphs.replays == 10 * EPOCHS - 4
 
 
+ADAMW = {"optimizer.name": "adamw", "optimizer.schedule": "cosine", "optimizer.warm_up": 1, "optimizer.milestones": []}
+
+
+@pytest.mark.parametrize("case", [{"method.name": "base"}, {}, {"method.meta.look_ahead": "optimizer"}], ids=str)
+def test_a_captured_adamw_gives_the_bits_of_an_eager_one_over_its_warm_up_and_cosine(case, tmp_path, monkeypatch):
+    settings = experiment(ADAMW | {"method.name": "mwnet"} | case)
+    for graph in ("off", "on"):
+        one = session(settings, tmp_path / graph, graph, monkeypatch)
+        one.run(1)
+    assert one.iteration.graphs.captures == 1
+    assert same(bits(tmp_path / "off"), bits(tmp_path / "on"))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @every_case
 def test_every_method_trains_in_every_precision(case, precision, tmp_path, monkeypatch):
@@ -121,7 +134,7 @@ def test_a_stop_after_each_epoch_changes_nothing(precision, tmp_path, monkeypatc
 
 
 def test_a_run_begun_on_a_cpu_goes_on_on_a_gpu(tmp_path, monkeypatch):
-    settings = experiment({"method.name": "mwnet", "method.weight_net.optimizer": "adam"})
+    settings = experiment({"method.name": "mwnet", "method.weight_net.optimizer": "adam"} | ADAMW)
     monkeypatch.setenv("MWRAY_EXECUTION", "")
     with pytest.raises(Stopped):
         train(settings, tmp_path, worker=Stopping(1))

@@ -99,7 +99,7 @@ def test_a_short_run_has_no_last_five_epochs_and_one_epoch_is_no_plural(tmp_path
 
 
 def test_a_terminal_too_narrow_for_a_line_gets_a_shorter_one(tmp_path: Path) -> None:
-    every = dict.fromkeys(COLUMNS, 0.5)
+    every = dict.fromkeys(COLUMNS, 0.5) | {"lr": 0.000985}
     for width, left_out in ((120, set()), (104, {"s"}), (80, {"s", "img/s", "lr", "AUC"})):
         xterm = {"force_terminal": True, "force_interactive": False, "_environ": {"TERM": "xterm"}}  # without a bar
         console = Console(file=io.StringIO(), width=width, **xterm)

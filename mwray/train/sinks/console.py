@@ -41,6 +41,9 @@ COLUMNS = {
 }
 """Numbers in an epoch's line: heading (losses are training and meta loss; observed and true are training accuracy)."""
 
+WIDE = {"lr": 8}
+"""Characters of a column whose numbers may take more than six, as a cosine's rates do: 0.000985."""
+
 SPARED = ("seconds", "images_per_second", "lr", "train.weight_auc")
 """Left out in this order where a terminal is too narrow for a line; all are in the records."""
 
@@ -122,7 +125,7 @@ class ConsoleSink:
         """A number (NaN: a dash), or the heading for None, as wide as both need."""
         heading, form = COLUMNS[name]
         text = heading if value is None else "-" if np.isnan(value) else form.format(value)
-        return text.rjust(max(len(heading), 6))
+        return text.rjust(max(len(heading), WIDE.get(name, 6)))
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
