@@ -154,6 +154,7 @@ def compare(options: argparse.Namespace) -> int:
         assignments=options.set,
         address=options.address,
         concurrency=options.concurrency,
+        gpus_per_trial=options.gpus_per_trial,
         measure=options.measure,
     )
     return 1 if any(outcome.error for outcome in outcomes) else 0
@@ -285,5 +286,6 @@ def _add_compare(verbs: Any) -> argparse.ArgumentParser:
     beside.add_argument("--measure", choices=tuple(MEASURES), default="test.last", help="default: the last epoch")
     beside.add_argument("--seeds", type=positive, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
     beside.add_argument("--concurrency", type=positive, metavar="K", help="trainings at once (default: what fits)")
+    beside.add_argument("--gpus-per-trial", type=gpus, metavar="F", help="a fraction: trainings share a GPU")
     beside.set_defaults(verb=compare)
     return beside

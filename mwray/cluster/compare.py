@@ -30,6 +30,7 @@ def compare(
     assignments: Sequence[str] = (),
     address: str | None = None,
     concurrency: int | None = None,
+    gpus_per_trial: float | None = None,
     measure: str = "test.last",
 ) -> list[Outcome]:
     """Train all, then print and write table.md and table.csv in `folder`.
@@ -59,7 +60,7 @@ def compare(
         {"method": method, "recipe": name, "folder": str(where.relative_to(folder))} for method, name, where in runs
     ]
     write_atomically(folder / "comparison.json", json.dumps(listing, indent=1).encode())
-    outcomes = sweep(jobs, address=address, concurrency=concurrency)
+    outcomes = sweep(jobs, address=address, concurrency=concurrency, gpus_per_trial=gpus_per_trial)
     _print(runs, folder, measure)
     return outcomes
 

@@ -18,6 +18,6 @@ def device_of(gpus: float) -> str:
     if gpus and not torch.cuda.is_available():
         raise DeviceError(
             f"{socket.gethostname()} gave {gpus:g} GPU, and PyTorch {torch.__version__} sees none there: a "
-            "build for CPUs, or a driver that is too old? --gpus-per-trial 0 trains on CPUs"
+            "build for CPUs, or a driver that is too old? --gpus-per-trial 0 (of train: --gpus 0) trains on CPUs"
         )
     return "cuda" if gpus else "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mwray.cli import main
 from mwray.cluster import compare
 from mwray.cluster.compare import _experiment, every_method
 from mwray.config import ConfigError
@@ -41,3 +42,14 @@ def test_another_optimiser_is_set_for_every_method_and_milestones_too_late_are_t
 def test_what_the_rows_are_is_not_set_for_all_of_them(typed, option):
     with pytest.raises(ConfigError, match=f"{option} chooses it"):
         _experiment("digits", "mwnet", 0, {}, [typed])
+
+
+@pytest.mark.parametrize(("typed", "given"), [([], None), (["--gpus-per-trial", "0"], 0.0)])
+def test_the_gpus_of_a_training_are_chosen_as_the_error_of_a_machine_without_them_says(
+    typed, given, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(compare, "sweep", lambda jobs, **options: asked.append(options["gpus_per_trial"]) or [])
+    monkeypatch.setattr(compare, "_print", lambda *arguments: None)
+    assert main(["compare", "--methods", "base", "--seeds", "1", "--folder", str(tmp_path), *typed]) == 0
+    assert asked == [given]
