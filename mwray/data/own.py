@@ -32,8 +32,9 @@ class OwnData:
     """[N, H, W] or [N, H, W, C], C being 1 or 3."""
     train_labels: NDArray[np.int64]
     """[N], classes 0 .. number of classes - 1, each of them at least once."""
-    test_images: NDArray[np.uint8]
-    test_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8] | None
+    test_labels: NDArray[np.int64] | None
+    """None, both: there are none, and no test accuracy is measured."""
     clean_images: NDArray[np.uint8] | None = None
     clean_labels: NDArray[np.int64] | None = None
     """Each class at least once."""
@@ -53,8 +54,9 @@ class OwnFeatures:
     """float32 [N, D], as they are: the loader normalises them. float16 and float64 are rounded to float32."""
     train_labels: NDArray[np.int64]
     """[N], classes 0 .. number of classes - 1, each of them at least once; they may be wrong."""
-    test_features: NDArray[np.floating[Any]]
-    test_labels: NDArray[np.int64]
+    test_features: NDArray[np.floating[Any]] | None
+    test_labels: NDArray[np.int64] | None
+    """None, both: there are none, and no test accuracy is measured."""
     clean_features: NDArray[np.floating[Any]] | None = None
     clean_labels: NDArray[np.int64] | None = None
     """Each class at least once."""
@@ -95,8 +97,9 @@ def checked(data: Own, name: str) -> Own:
     kind, noun = ("features", "vector") if isinstance(data, OwnFeatures) else ("images", "image")
     read: Callable[[str, str, Any], NDArray[Any]] = vectors if isinstance(data, OwnFeatures) else _planes
     given = {part: (getattr(data, f"{part}_{kind}"), getattr(data, f"{part}_labels")) for part in PARTS}
-    if given["clean"][0] is None and given["clean"][1] is None:
-        del given["clean"]
+    for part in ("test", "clean"):
+        if given[part][0] is None and given[part][1] is None:
+            del given[part]
     arrays = {part: read(name, f"{part}_{kind}", pair[0]) for part, pair in given.items()}
     labels = {
         part: parts.labels(name, f"{part}_labels", pair[1], len(arrays[part]), noun) for part, pair in given.items()
@@ -106,6 +109,8 @@ def checked(data: Own, name: str) -> Own:
         _check_shape(name, f"{part}_{kind}", arrays[part].shape[1:], arrays["train"].shape[1:])
         parts.check_classes(name, part, labels[part], names, noun)
     files = parts.files(name, data.train_files, len(arrays["train"]), noun)
+    arrays.setdefault("test", arrays["train"][:0])
+    labels.setdefault("test", labels["train"][:0])
     made: dict[str, Any] = {f"{part}_{kind}": arrays.get(part) for part in PARTS}
     made |= {f"{part}_labels": labels.get(part) for part in PARTS}
     if isinstance(data, OwnData):

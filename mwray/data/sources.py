@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mwray.config import ConfigError
-from mwray.data import archives, classes, features, folder, own, sizes
+from mwray.data import archives, classes, features, folder, given, own, sizes
 from mwray.data.settings import FOLDER, known
 
 
@@ -98,13 +98,15 @@ def _own(name: str, image_size: int | None) -> Source:
         known(name)
     except ValueError as error:
         raise ConfigError(f"data.source: {error}") from None
+    if name.startswith(given.GIVEN):
+        return of_own(given.read(name))
     return of_own(folder.read(name, image_size) if name.startswith(FOLDER) else own.called(name))
 
 
 def of_own(data: own.OwnData | own.OwnFeatures) -> Source:
     """Data of one's own, `mwray.data.own.checked`, as a source."""
     train: NDArray[Any]
-    test: NDArray[Any]
+    test: NDArray[Any] | None
     clean: NDArray[Any] | None
     if isinstance(data, own.OwnFeatures):
         mean, std = features.statistics(data.train_features)
@@ -130,8 +132,9 @@ def of_own(data: own.OwnData | own.OwnFeatures) -> Source:
     )
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def _tensor(array: NDArray[Any] | None) -> Tensor:
     """`array` as a tensor on the same memory, which may be a read-only file: nothing writes to a source."""
+    assert array is not None  # `own.checked` has put an empty one
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return torch.from_numpy(array)

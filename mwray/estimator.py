@@ -1,0 +1,298 @@
+"""The trainings of this package behind scikit-learn's interface, for arrays in memory: `Classifier().fit(X, y)`.
+
+It is the loop of `mwray.train.loop` and nothing beside it: what `fit` trains is what `mwray train` trains on the same
+arrays, to the same bits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from mwray.config import ConfigError, fingerprint, override
+from mwray.data.given import given
+from mwray.data.own import OwnData, OwnFeatures, checked
+from mwray.experiment import Experiment
+from mwray.methods.registry import METHODS
+from mwray.recipes import recipe
+from mwray.records import Run
+from mwray.train.classifier import TrainedClassifier, load
+from mwray.train.loop import train
+from mwray.train.predictions import BATCH
+from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
+from mwray.train.sinks.arrays import ArraysSink
+from mwray.train.suspects import restored, suspects
+from mwray.worker import LocalWorker
+
+Pair = tuple[ArrayLike, ArrayLike]
+NAME = "fit"
+"""What the arrays are called in messages."""
+MOST_META = 1000
+"""Meta samples that are taken at most: as many as the paper has (section 4)."""
+FEWEST_META = 100
+"""Meta samples that are held out of the training samples where no clean ones are given, if there are enough."""
+
+
+class Classifier(ClassifierMixin, BaseEstimator):
+    """A classifier for labels some of which are wrong, or of which some classes have few.
+
+    X is uint8 [N, H, W] or [N, H, W, C] for images, or numbers [N, D] for feature vectors - embeddings, the rows of a
+    table. Labels are numbers or texts. `clone`, `cross_val_score`, `GridSearchCV` and pipelines take it as any other
+    estimator; `settings` reaches every field that `--set` does.
+
+    Attributes:
+        classes_: labels [C], sorted; the columns of `predict_proba`.
+        classifier_: the network, as `mwray.load` gives it.
+        experiment_: all settings of the training.
+        history_: what each epoch measured, by dotted names, as records.jsonl has it.
+        summary_: what the run came to.
+        sample_loss_: float32 [N], cross-entropy of each row of X with its given label, at the end; NaN where it was
+            held out.
+        sample_weight_: float32 [N], what the learned function gives to that loss, likewise; None where the method has
+            none.
+        suspects_: int64, rows of X whose labels are trusted least, those first. Held out rows are not among them.
+        run_: the run's folder, if it was kept.
+    """
+
+    def __init__(
+        self,
+        method: str = "mwnet",
+        *,
+        model: str | None = None,
+        epochs: int = 40,
+        batch_size: int | None = None,
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
+        folder: str | Path | None = None,
+        device: str | None = None,
+        verbose: bool = True,
+    ) -> None:
+        """Keep the arguments as they are; `fit` checks them.
+
+        Args:
+            method: a name of `mwray.methods.registry.METHODS`, "base" being plain training.
+            model: a network's name, or "package.module:factory"; None: "small" for images, "mlp" for vectors.
+            epochs: passes over the data; the learning rate falls after three quarters and nine tenths of them.
+            batch_size: None: 100, or all samples where they are fewer.
+            seed: of weights, order, crops and what is held out.
+            settings: further fields by dotted name, for example {"optimizer.lr": 0.05}; they have the last word.
+            folder: where the run is kept, in a folder of its own by its settings and arrays: records, pictures,
+                checkpoints, TensorBoard. A fit that was stopped goes on from there with the same call. None: nowhere.
+            device: "cpu", "cuda"; None: a GPU if there is one.
+            verbose: show progress with the time left, and a line for each epoch.
+        """
+        self.method = method
+        self.model = model
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.settings = settings
+        self.folder = folder
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, clean: Pair | None = None, test: Pair | None = None) -> Classifier:  # noqa: N803 - scikit-learn's name
+        """Train on `X` with the labels `y`, of which some may be wrong.
+
+        Args:
+            X: images or vectors, as the class says.
+            y: labels [N], each class at least once.
+            clean: samples and labels that were checked, beside X: what the method learns from, class-balanced, up to
+                1,000 of them. Without them they are held out of X, and are right only where y is.
+            test: samples with right labels, measured after every epoch and used for nothing else.
+
+        Raises:
+            ConfigError: an array or a setting cannot be used: names it, what was given and what would do.
+            NonFiniteLoss: training diverged.
+            LockedError: another process trains in the same folder.
+        """
+        labels = np.asarray(y)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        data = _checked(_own(X, codes, self._pair("clean", clean), self._pair("test", test), self.classes_))
+        with given(data) as name, self._place() as parent:
+            self.experiment_ = self._experiment(name, data)
+            folder = parent / f"{self.method}-{fingerprint(self.experiment_)}"
+            self.summary_ = train(self.experiment_, folder, worker=LocalWorker(self.device), sinks=self._sinks())
+            self.classifier_: TrainedClassifier = load(folder, self.device)
+            self.history_ = Run(folder).records()
+            self._look_at_samples(folder, len(codes))
+            self.run_ = folder if self.folder is not None else None
+        self.n_features_in_ = int(np.prod(self.classifier_.shape))
+        return self
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Logits [N, C] of samples as `fit` takes them.
+
+        Raises:
+            NotFittedError: there was no `fit`.
+            InputError: the samples have another shape or type than those of `fit`.
+        """
+        check_is_fitted(self, "classifier_")
+        samples, _ = _samples(X)
+        size = len(self.classes_)
+        logits = [np.zeros((0, size))]
+        for start in range(0, len(samples), BATCH):
+            part = torch.from_numpy(np.array(samples[start : start + BATCH]))
+            logits.append(self.classifier_(part).double().cpu().numpy())
+        return np.concatenate(logits)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Probabilities [N, C], by the softmax of the logits; errors as `decision_function`."""
+        return torch.from_numpy(self.decision_function(X)).softmax(1).numpy()
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """Labels [N], of the kind that `fit` was given; errors as `decision_function`."""
+        logits = self.decision_function(X)
+        return np.asarray(self.classes_[logits.argmax(1)])
+
+    def __sklearn_tags__(self) -> Any:
+        """Images have more than two dimensions; no training repeats on another machine to the last bit."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _pair(self, name: str, pair: Pair | None) -> tuple[ArrayLike, NDArray[np.int64]] | None:
+        """Samples, and their labels as numbers of classes."""
+        if pair is None:
+            return None
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ConfigError(f"{name}: give (samples, labels), two arrays; {type(pair).__name__} was given")
+        samples, labels = pair[0], np.asarray(pair[1])
+        place = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
+        unknown = labels[self.classes_[place] != labels]
+        if len(unknown):
+            raise ConfigError(f"{name}: the label {unknown[0]} is none of y's: {', '.join(map(str, self.classes_))}")
+        return samples, place.astype(np.int64)
+
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """The folder for the run's folder."""
+        if self.folder is not None:
+            yield Path(self.folder)
+            return
+        with tempfile.TemporaryDirectory(prefix="mwray-") as folder:
+            yield Path(folder)
+
+    def _sinks(self) -> list[Sink]:
+        shown: list[Sink] = [ConsoleSink()] if self.verbose else []
+        return shown if self.folder is None else [*shown, TensorBoardSink(), PicturesSink(), ArraysSink()]
+
+    def _experiment(self, source: str, data: OwnData | OwnFeatures) -> Experiment:
+        further = dict(self.settings or {})
+        for name, argument in ARGUMENTS.items():
+            if name in further:
+                raise ConfigError(f"settings: {name} is given by the argument {argument!r} of Classifier or fit")
+        sizes = {name: further.get(name, 0) for name in ("data.num_validation", "data.num_meta")}
+        override(recipe("own"), {"method.name": self.method, **sizes})  # what is wrong with these is told here
+        validation = sizes["data.num_validation"]
+        meta = sizes["data.num_meta"] if "data.num_meta" in further else self._num_meta(data, validation)
+        left = len(data.train_labels) - (meta + validation if data.clean_labels is None else 0)
+        values = {
+            "data.source": source,
+            "data.num_meta": meta,
+            "data.num_validation": validation,
+            "model.name": self.model or ("mlp" if isinstance(data, OwnFeatures) else "small"),
+            "method.name": self.method,
+            "epochs": self.epochs,
+            "batch_size": min(100, left) if self.batch_size is None else self.batch_size,
+            "seed": self.seed,
+        }
+        experiment = override(recipe("own"), values)
+        if isinstance(self.epochs, int):
+            drops = {int(share * self.epochs) for share in (0.75, 0.9)} - {0}
+            experiment = override(experiment, {"optimizer.milestones": sorted(drops)})
+        return override(experiment, further)
+
+    def _num_meta(self, data: OwnData | OwnFeatures, validation: int) -> int:
+        """As many clean samples as there are of each class alike; a part of the training samples without any."""
+        if not METHODS[self.method].needs_meta:
+            return 0
+        num_classes = len(self.classes_)
+        labels = data.train_labels if data.clean_labels is None else data.clean_labels
+        fewest = int(np.bincount(labels, minlength=num_classes).min()) - -(-validation // num_classes)
+        if data.clean_labels is not None:
+            return max(0, min(MOST_META, num_classes * fewest))
+        of_each = min(-(-FEWEST_META // num_classes), fewest // 2)
+        warnings.warn(
+            f"no clean samples were given: {of_each * num_classes} held out of X take their place, and are right only "
+            "where y is. A few hundred checked ones (fit's `clean`) are worth the hour",
+            stacklevel=4,
+        )
+        return of_each * num_classes
+
+    def _look_at_samples(self, folder: Path, count: int) -> None:
+        found = suspects(restored(folder, self.device))
+        self.suspects_ = found.index
+        self.sample_loss_ = np.full(count, np.nan, np.float32)
+        self.sample_loss_[found.index] = found.loss
+        self.sample_weight_: NDArray[np.float32] | None = None
+        if found.weight is not None:
+            self.sample_weight_ = np.full(count, np.nan, np.float32)
+            self.sample_weight_[found.index] = found.weight
+
+
+ARGUMENTS = {
+    "data.source": "X",
+    "method.name": "method",
+    "model.name": "model",
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "seed": "seed",
+}
+"""Settings that have an argument of their own."""
+
+
+def _own(
+    samples: ArrayLike,
+    codes: NDArray[np.int64],
+    clean: tuple[ArrayLike, NDArray[np.int64]] | None,
+    test: tuple[ArrayLike, NDArray[np.int64]] | None,
+    classes: NDArray[Any],
+) -> OwnData | OwnFeatures:
+    """What was given, as the package's own kinds of data."""
+    names = [str(name) for name in classes]
+    clean_samples, clean_labels = clean or (None, None)
+    test_samples, test_labels = test or (None, None)
+    first, vectors = _array(samples)
+    labels: dict[str, Any] = {
+        "train_labels": codes,
+        "test_labels": test_labels,
+        "clean_labels": clean_labels,
+        "class_names": names if len(set(names)) == len(names) else None,
+    }
+    others = [None if other is None else _array(other)[0] for other in (test_samples, clean_samples)]
+    if vectors:
+        return OwnFeatures(train_features=first, test_features=others[0], clean_features=others[1], **labels)
+    return OwnData(train_images=first, test_images=others[0], clean_images=others[1], **labels)
+
+
+def _checked(data: OwnData | OwnFeatures) -> OwnData | OwnFeatures:
+    return checked(data, NAME) if isinstance(data, OwnData) else checked(data, NAME)
+
+
+def _array(samples: ArrayLike) -> tuple[NDArray[Any], bool]:
+    """The samples, and whether they are vectors: whole numbers of two dimensions are taken for them too."""
+    array = np.asarray(samples)
+    if array.ndim == 2 and array.dtype.kind in "iub":
+        return array.astype(np.float64), True
+    return array, array.ndim == 2
+
+
+def _samples(samples: ArrayLike) -> tuple[NDArray[Any], bool]:
+    """The samples as the network takes them: images with their channels first."""
+    array, vectors = _array(samples)
+    if vectors:
+        return array.astype(np.float32), True
+    if array.ndim == 3:
+        array = array[..., None]
+    return (array.transpose(0, 3, 1, 2) if array.ndim == 4 else array), False

@@ -1,0 +1,198 @@
+"""`mwray.Classifier`: the loop behind scikit-learn's interface."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import mwray
+from mwray.config import ConfigError
+from mwray.data.given import GIVEN, _held, given, read
+from mwray.data.own import OwnFeatures, checked
+from mwray.records import Run
+from mwray.train.classifier import InputError
+from mwray.train.loop import train
+from mwray.worker import LocalWorker
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Rows of pixels with 40 % of the training labels drawn anew: training, clean and test ones."""
+    features, labels = load_digits(return_X_y=True)
+    features, test_x, labels, test_y = train_test_split(
+        features, labels, test_size=500, stratify=labels, random_state=0
+    )
+    features, clean_x, labels, clean_y = train_test_split(
+        features, labels, test_size=100, stratify=labels, random_state=0
+    )
+    random = np.random.default_rng(0)
+    given = np.where(random.random(len(labels)) < 0.4, random.integers(0, 10, len(labels)), labels)
+    return features, given, labels, (clean_x, clean_y), (test_x, test_y)
+
+
+def _cut(features, labels, size):
+    return train_test_split(features, labels, test_size=size, stratify=labels, random_state=0)
+
+
+def quick(**arguments):
+    return mwray.Classifier(**{"verbose": False, "device": "cpu", "epochs": 2, **arguments})
+
+
+def as_images(rows):
+    return (rows.reshape(-1, 8, 8) * 15).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    features, given, _, clean, test = digits
+    return mwray.Classifier(verbose=False, device="cpu", epochs=25).fit(features, given, clean=clean, test=test)
+
+
+def test_it_learns_from_wrong_labels_and_names_them(digits, fitted):
+    features, given, right, clean, test = digits
+    plain = mwray.Classifier("base", verbose=False, device="cpu", epochs=25).fit(features, given, clean=clean)
+    assert fitted.score(*test) > plain.score(*test) + 0.08
+    wrong = given != right
+    assert wrong[fitted.suspects_[:200]].mean() > 0.95 > wrong.mean() + 0.5
+    assert fitted.sample_weight_[wrong].mean() < 0.3 * fitted.sample_weight_[~wrong].mean()
+    assert plain.sample_weight_ is None and wrong[plain.suspects_[:200]].mean() > 0.5
+    assert fitted.summary_["test.last"] == pytest.approx(fitted.score(*test))
+    assert fitted.history_[-1]["epoch"] == 25 and "test.accuracy" in fitted.history_[0]
+    assert not any(name.startswith("test") for name in plain.summary_)
+
+
+def test_probabilities_and_labels_go_together(digits, fitted):
+    test = digits[4][0]
+    chances = fitted.predict_proba(test)
+    assert chances.shape == (500, 10) and np.allclose(chances.sum(1), 1)
+    assert (fitted.classes_[chances.argmax(1)] == fitted.predict(test)).all()
+    assert fitted.predict(test[:0]).shape == (0,)
+    with pytest.raises(InputError, match="64"):
+        fitted.predict(test[:, :5])
+
+
+def test_what_it_trains_is_what_the_loop_trains(digits, tmp_path):
+    features, labels, _, clean, _ = digits
+    estimator = quick().fit(features, labels, clean=clean)
+    data = OwnFeatures(
+        train_features=features,
+        train_labels=labels,
+        test_features=None,
+        test_labels=None,
+        clean_features=clean[0],
+        clean_labels=clean[1],
+    )
+    with given(checked(data, "mine")) as name:
+        assert name == estimator.experiment_.data.source
+        train(estimator.experiment_, tmp_path, worker=LocalWorker("cpu"))
+    network = mwray.load(tmp_path, "cpu").state_dict()
+    assert all(torch.equal(network[k], v) for k, v in estimator.classifier_.state_dict().items())
+    assert not _held
+
+
+def test_labels_may_be_texts_and_samples_images(digits):
+    features, labels, _, (clean_x, clean_y), _ = digits
+    names = np.array([f"digit {k}" for k in range(10)])
+    estimator = quick(batch_size=50).fit(as_images(features), names[labels], clean=(as_images(clean_x), names[clean_y]))
+    assert set(estimator.predict(as_images(clean_x))) <= set(names)
+    assert estimator.classifier_.classes == tuple(names) and estimator.experiment_.model.name == "small"
+    assert (estimator.experiment_.batch_size, estimator.experiment_.data.num_meta) == (50, 100)
+
+
+def test_a_kept_run_goes_on_and_is_not_trained_again(digits, tmp_path):
+    features, labels, _, clean, _ = digits
+    first = quick(folder=tmp_path).fit(features, labels, clean=clean)
+    assert {"weights.png", "done", "records.jsonl"} <= {path.name for path in first.run_.iterdir()}
+    before = (first.run_ / "records.jsonl").stat().st_mtime_ns
+    again = quick(folder=tmp_path).fit(features, labels, clean=clean)
+    assert again.run_ == first.run_ and (again.run_ / "records.jsonl").stat().st_mtime_ns == before
+    other = quick(folder=tmp_path).fit(features, np.roll(labels, 1), clean=clean)
+    assert other.run_ != first.run_ and len(Run(other.run_).records()) == 2
+
+
+def test_without_clean_samples_some_are_held_out_and_it_says_so(digits):
+    features, labels = digits[:2]
+    with pytest.warns(UserWarning, match="100 held out of X") as seen:
+        estimator = quick().fit(features, labels)
+    assert seen[0].filename == __file__
+    assert np.isnan(estimator.sample_loss_).sum() == 100 and len(estimator.suspects_) == len(features) - 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = quick(method="base").fit(features, labels)
+    assert not np.isnan(plain.sample_loss_).any()
+
+
+def test_scikit_learns_tools_take_it(digits):
+    features, _, right, _, _ = digits
+    features, right = features[:300], right[:300]
+    estimator = quick(method="base", settings={"optimizer.lr": 0.05})
+    assert clone(estimator).get_params() == estimator.get_params()
+    assert cross_val_score(estimator, features, right, cv=3, n_jobs=1).shape == (3,)
+    search = GridSearchCV(estimator, {"settings": [{"optimizer.lr": 0.0001}, {"optimizer.lr": 0.1}]}, cv=2)
+    assert search.fit(features, right).best_params_["settings"] == {"optimizer.lr": 0.1}
+    pipe = make_pipeline(StandardScaler(), estimator).fit(features, right)
+    same = pickle.loads(pickle.dumps(pipe))
+    assert (same.predict_proba(features) == pipe.predict_proba(features)).all()
+    with pytest.raises(NotFittedError):
+        clone(estimator).predict(features)
+
+
+def test_whole_numbers_are_columns_too(digits):
+    features, labels, _, (clean_x, clean_y), _ = digits
+    whole = quick().fit(features.astype(np.uint8), labels, clean=(clean_x.astype(np.int64), clean_y))
+    real = quick().fit(features, labels, clean=(clean_x, clean_y))
+    assert (whole.predict_proba(features.astype(int)) == real.predict_proba(features)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "mwnte"}, "mwnet"),
+        ({"settings": {"optimizer.lrr": 1}}, r"optimizer\.lr"),
+        ({"settings": {"epochs": 3}}, "'epochs' of Classifier"),
+        ({"settings": {"data.num_meta": "many"}}, r"data\.num_meta"),
+        ({"settings": {"data.num_meta": 200}}, "at most"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 10_000}, "batch_size"),
+        ({"model": "resnet32"}, r"model\.name"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(digits, arguments, message, tmp_path):
+    features, labels, _, clean, _ = digits
+    with pytest.raises(ConfigError, match=message):
+        quick(folder=tmp_path, **arguments).fit(features, labels, clean=clean)
+    assert not list(tmp_path.iterdir()) and not _held
+
+
+def test_arrays_that_cannot_be_used_are_named(digits):
+    features, labels, _, (clean_x, clean_y), _ = digits
+    broken = features.copy()
+    broken[3, 4] = np.nan
+    cases = [
+        ((broken, labels), {}, "row 3, column 4"),
+        ((features, labels[:-1]), {}, "train_labels"),
+        ((features[..., None, None], labels), {}, "uint8"),
+        ((features, np.zeros_like(labels)), {}, "two different"),
+        ((features, labels), {"clean": (clean_x, clean_y + 1)}, "clean: the label 10 is none"),
+        ((features, labels), {"clean": clean_x}, r"clean: give \(samples, labels\)"),
+        ((features, labels), {"clean": (clean_x[:, 1:], clean_y)}, "63 columns"),
+        ((features, labels), {"clean": (clean_x[clean_y > 0], clean_y[clean_y > 0])}, "'0'"),
+    ]
+    for arrays, further, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            quick().fit(*arrays, **further)
+
+
+def test_arrays_of_another_process_are_not_there():
+    with pytest.raises(ConfigError, match="same arrays"):
+        read(GIVEN + "0123456789abcdef")
