@@ -23,7 +23,7 @@ from mwray.recipes import RECIPES, recipe
 from mwray.records import Run
 from mwray.remote import Remote, is_remote
 from mwray.repeat import Repeat, repeat
-from mwray.reports.comparison import MEASURES
+from mwray.reports.tables import MEASURES
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
 

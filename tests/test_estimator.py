@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,3 +198,11 @@ def test_arrays_that_cannot_be_used_are_named(digits):
 def test_arrays_of_another_process_are_not_there():
     with pytest.raises(ConfigError, match="same arrays"):
         read(GIVEN + "0123456789abcdef")
+
+
+def test_the_documents_example_runs(capsys):
+    text = (Path(__file__).parent.parent / "docs" / "python.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(code.replace("Classifier()", "Classifier(epochs=20, device='cpu', verbose=False)"), {})
+    score, suspects = capsys.readouterr().out.split("\n", 1)
+    assert float(score) > 0.85 and len(suspects.split()) >= 50

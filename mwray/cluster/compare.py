@@ -15,9 +15,10 @@ from mwray.config import ConfigError, fingerprint, leaves, override, parse, refu
 from mwray.experiment import Experiment, warn_of_milestones
 from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
-from mwray.records import write_atomically
-from mwray.reports.comparison import MEASURES, csv_text, markdown, table
+from mwray.records import Run, write_atomically
 from mwray.reports.comparison import compare as read_comparison
+from mwray.reports.comparison import csv_text, markdown, table
+from mwray.reports.tables import MEASURES
 
 
 def compare(
@@ -92,11 +93,15 @@ def _meant_for(key: str, experiment: Experiment) -> bool:
 
 
 def _print(runs: Sequence[tuple[str, str, Path]], folder: Path, measure: str) -> None:
-    lines = table(read_comparison(runs, measure))
+    comparison = read_comparison(runs, measure)
+    lines = table(comparison)
     write_atomically(folder / "table.md", markdown(lines).encode())
     write_atomically(folder / "table.csv", csv_text(lines).encode())
-    shown = Table(*lines[0], title=f"Test accuracy, {MEASURES[measure]}, %: mean +- sample standard deviation (runs)")
+    rule = MEASURES[measure][0].upper() + MEASURES[measure][1:]
+    shown = Table(*lines[0], title=f"{rule}, %: mean +- sample standard deviation (runs)")
     for line in lines[1:]:
         shown.add_row(*line)
     Console().print(shown)
     print(f"Written to {folder / 'table.md'} and {folder / 'table.csv'}")
+    if not comparison.cells and any(Run(where).summary() for _, _, where in runs):
+        print(f"No training measured {measure}: without test samples, --measure validation.last has something")

@@ -123,5 +123,7 @@ def eta_text(seconds: float | None) -> str:
 def _line(outcome: Outcome, outlook: Outlook, eta: str) -> str:
     if outcome.error:
         return f"[red]failed[/red] {outcome.job.name}: {outcome.error}"
-    reached = 100 * (outcome.summary or {}).get("test.last", float("nan"))
-    return f"{outlook.done}/{outlook.total} {outcome.job.name}: {reached:.2f} % test, last epoch ({eta})"
+    summary = outcome.summary or {}
+    what = next((name for name in ("test", "validation") if f"{name}.last" in summary), None)
+    reached = "finished" if what is None else f"{100 * summary[f'{what}.last']:.2f} % {what}, last epoch"
+    return f"{outlook.done}/{outlook.total} {outcome.job.name}: {reached} ({eta})"

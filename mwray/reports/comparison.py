@@ -12,13 +12,6 @@ from pathlib import Path
 from mwray.records import Run
 
 BASELINE = "base"
-MEASURES = {
-    "test.last": "last epoch",
-    "test.last5": "mean of the last five epochs",
-    "test.at_best_validation": "at the best validation epoch",
-    "test.best": "best epoch on the test set (an oracle)",
-}
-"""Keys of the summaries that a table can show, and what they are."""
 
 
 @dataclass(frozen=True)

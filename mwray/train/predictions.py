@@ -66,6 +66,8 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
     else:
         experiment = read(Experiment, Run(folder).experiment())
         test = split(experiment.data, experiment.seed).test
+        if not len(test):
+            raise InputError(f"--test: {experiment.data.source!r} has no test samples; give a file of some instead")
         found = predict(classifier, test.images.numpy(), test.observed.numpy())
         assert found.accuracy is not None
         accuracy, rows = f"{100 * found.accuracy:.2f} %", f"{len(test)} {found.noun}s"
