@@ -1,6 +1,7 @@
 """Batches: images stay uint8 on the training device; crop, flip and normalisation run there, a batch at a time.
 
-Feature vectors stay float32 there and are normalised likewise.
+Feature vectors stay float32 there and are normalised likewise. A set that would take more than half of what a GPU has
+free stays in the host's memory, or in its file, and each batch is brought.
 """
 
 from __future__ import annotations
@@ -25,6 +26,18 @@ def padding_of(height: int, width: int) -> int:
     return max(PADDING, min(height, width) // 8)
 
 
+AT_ONCE = 1000
+"""Images or vectors that an evaluation takes at a time ..."""
+AS_LARGE_AS = 64 * 64
+"""... up to so many pixels; of larger ones fewer, in proportion, since their activations are larger."""
+
+
+def at_once(shape: Sequence[int]) -> int:
+    """How many images, or vectors, of `shape` an evaluation takes at a time: 1000, of 224x224 pixels 81."""
+    pixels = shape[-2] * shape[-1] if len(shape) == 3 else 1
+    return AT_ONCE if pixels <= AS_LARGE_AS else max(1, AT_ONCE * AS_LARGE_AS // pixels)
+
+
 @dataclass(frozen=True)
 class Batch:
     """One mini-batch on the training device."""
@@ -39,8 +52,12 @@ class Loader:
 
     A batch is made in two halves: the draw, which says which images, crops and mirrors (int64 [4, B], or [1, B] without
     augmentation), and `take`, which is device work alone and always the same, so that a CUDA graph can hold it. Nothing
-    here waits for the device: one copy of the order per pass, the rest is queued.
+    here waits for the device: one copy of the order per pass, the rest is queued. A set that is not `on_device` is the
+    exception: where its images lie has to be known on the host.
     """
+
+    on_device: bool
+    """Whether the images lie on the training device."""
 
     def __init__(
         self,
@@ -54,9 +71,11 @@ class Loader:
 
         `layout` is how the images of a batch lie in memory; their values are the same.
         """
-        self.images = subset.images.to(device)  # uint8 [N, C, H, W], or float32 [N, D]
-        self.observed = subset.observed.to(device)  # int64 [N]
         self.device = torch.device(device)
+        self.on_device = _has_room(self.device, subset.images)
+        images = subset.images.to(device) if self.on_device else subset.images
+        self.images = images  # uint8 [N, C, H, W], or float32 [N, D]
+        self.observed = subset.observed.to(device)  # int64 [N]
         self.augment = augment and splits.augmentable
         self._layout = layout
         first, second = factors(splits.mean, splits.std, splits.shape)
@@ -139,12 +158,12 @@ class Loader:
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, not augmented, the last batch as short as it comes: for evaluation."""
         for index in torch.arange(len(self), device=self.device).split(batch_size):
-            yield Batch(x=self.normalise(self.images[index]), y=self.observed[index], index=index)
+            yield Batch(x=self.normalise(self._gathered(index)), y=self.observed[index], index=index)
 
     def take(self, draw: Tensor) -> Batch:
         """The batch that `draw` says: gathered, cropped, mirrored and normalised on the device."""
         index = draw[0]
-        images = self._crop(*draw) if self.augment else self.images[index]
+        images = self._crop(*draw) if self.augment else self._gathered(index)
         return Batch(x=self.normalise(images), y=self.observed[index], index=index)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -153,6 +172,10 @@ class Loader:
         Of images uint8 [B, C, H, W], or of features float32 [B, D].
         """
         return normalised(images, *self._factors, self._layout)
+
+    def _gathered(self, index: Tensor) -> Tensor:
+        """The images at `index` [B], on the training device."""
+        return self.images[index] if self.on_device else to_device(self.images[index.cpu()], self.device)
 
     def _endless(
         self, batch_size: int, order: torch.Generator, augmentation: torch.Generator, rank: int, size: int
@@ -176,8 +199,10 @@ class Loader:
         rows = self._rows[down]  # [B, H]
         columns = self._columns[right]  # [B, W]
         columns = torch.where(mirror[:, None].bool(), columns.flip(1), columns)
-        images = index[:, None, None, None]
-        return self.images[images, self._channels, rows[:, None, :, None], columns[:, None, None, :]]
+        images = self.images
+        if not self.on_device:
+            images, index = self._gathered(index), torch.arange(len(index), device=self.device)
+        return images[index[:, None, None, None], self._channels, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def factors(mean: Sequence[float], std: Sequence[float], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -202,6 +227,11 @@ def normalised(images: Tensor, first: Tensor, second: Tensor, layout: torch.memo
     if images.dim() == 2:
         return (images.to(torch.float64) - first).div_(second).to(torch.float32)
     return images.to(torch.float32, memory_format=layout).mul_(first).add_(second)
+
+
+def _has_room(device: torch.device, images: Tensor) -> bool:
+    """Whether `images` take at most half of what the device has free: the rest is for networks and activations."""
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mwray.config import ConfigError
-from mwray.data.loader import Batch
+from mwray.data.loader import Batch, at_once
 from mwray.methods.base import Method, Setup, Step
 from mwray.methods.classifier import Classifier
 from mwray.methods.forward_loss import corrected_losses, transition_findings
@@ -97,7 +97,7 @@ class Forward(Method):
 
     def _estimate(self) -> Tensor:
         index = torch.arange(len(self.setup.splits.train))
-        batches = training_batches(self.setup, index, 1000)
+        batches = training_batches(self.setup, index, at_once(self.setup.splits.shape))
         probabilities = torch.cat([self.classifier.predict(batch.x).softmax(1) for batch in batches])
         # Every worker has computed the same from the same network; the mean makes it the same to the last bit.
         return self.setup.worker.average([anchor_transition(probabilities, self.percentile)])[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mwray.config import ConfigError
-from mwray.data.loader import Batch, Loader
+from mwray.data.loader import Batch, Loader, at_once
 from mwray.meta.gradient import cross_entropy
 from mwray.methods.base import Method, Setup, Step
 from mwray.methods.classifier import Classifier
@@ -100,7 +100,7 @@ def estimate_corruption(classifier: Classifier, setup: Setup) -> Tensor:
     device, num_classes = setup.worker.device, setup.splits.num_classes
     loader = Loader(setup.splits.meta, setup.splits, device, augment=False)
     sums = torch.zeros(num_classes, num_classes, device=device)
-    for batch in loader.in_order(1000):
+    for batch in loader.in_order(at_once(setup.splits.shape)):
         sums += F.one_hot(batch.y, num_classes).float().T @ classifier.predict(batch.x).softmax(1)
     # Every worker has computed the same from the same network; the mean makes it the same to the last bit.
     return setup.worker.average([sums / sums.sum(1, keepdim=True)])[0]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mwray.data.loader import Batch
+from mwray.data.loader import Batch, at_once
 from mwray.meta.gradient import cross_entropy
 from mwray.methods.base import Setup
 from mwray.methods.classifier import Classifier
@@ -46,7 +46,8 @@ class HeldOut:
         """Measure the loss after an epoch, and keep the network if it is the lowest so far."""
         worker = self.setup.worker
         summed = torch.zeros((), dtype=torch.float64, device=worker.device)
-        for batch in training_batches(self.setup, self.index[worker.rank :: worker.size], 1000):
+        mine = self.index[worker.rank :: worker.size]
+        for batch in training_batches(self.setup, mine, at_once(self.setup.splits.shape)):
             summed += cross_entropy(classifier.predict(batch.x), batch.y).double().sum()
         self.losses.append(float(total(summed, worker)) / len(self.index))
         if self.losses[-1] == min(self.losses):

@@ -20,4 +20,5 @@ def training_batches(setup: Setup, index: Tensor, batch_size: int) -> Iterator[B
     for part in index.cpu().split(batch_size):
         chosen = Subset(train.images[part], train.observed[part], None, train.index[part])
         loader = Loader(chosen, setup.splits, device, augment=False)
-        yield Batch(x=loader.normalise(loader.images), y=loader.observed, index=part.to(device))
+        (batch,) = loader.in_order(len(part))
+        yield Batch(x=batch.x, y=batch.y, index=part.to(device))

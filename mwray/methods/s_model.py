@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mwray import optim
-from mwray.data.loader import Batch
+from mwray.data.loader import Batch, at_once
 from mwray.meta.gradient import cross_entropy
 from mwray.methods import transition
 from mwray.methods.base import Method, Setup, Step
@@ -168,7 +168,7 @@ class SModel(Method):
         worker, num_classes = self.setup.worker, self.setup.splits.num_classes
         counts = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=worker.device)
         mine = torch.arange(worker.rank, len(self.setup.splits.train), worker.size)
-        for batch in training_batches(self.setup, mine, 1000):
+        for batch in training_batches(self.setup, mine, at_once(self.setup.splits.shape)):
             guess = self.classifier.predict(batch.x).double().softmax(1)
             if self.settings.counts == "hard":
                 guess = F.one_hot(guess.argmax(1), num_classes).double()

@@ -79,8 +79,8 @@ def draws_of(experiment: Experiment, worker: Worker, train: Loader, meta: Loader
     return zip(draws, metas, strict=False)
 
 
-def graphs_for(execution: Execution, worker: Worker) -> Graphs | None:
-    """The graphs of a training, or None where it is to run eagerly.
+def graphs_for(execution: Execution, worker: Worker, on_device: bool = True) -> Graphs | None:
+    """The graphs of a training, or None where it is to run eagerly, as with images that are not `on_device`.
 
     Raises:
         ConfigError: graphs are asked for where there can be none.
@@ -91,6 +91,11 @@ def graphs_for(execution: Execution, worker: Worker) -> Graphs | None:
             f"{VARIABLE}: graph=on needs a CUDA device and a single worker, and here {worker.size} on "
             f"{worker.device.type!r} would train; graph=auto captures where it can"
         )
-    if execution.graph == "off" or not possible:
+    if execution.graph == "on" and not on_device:
+        raise ConfigError(
+            f"{VARIABLE}: graph=on needs all images on the GPU, and they take more than half of what it has free; "
+            "graph=auto brings each batch, or choose a smaller data.image_size"
+        )
+    if execution.graph == "off" or not possible or not on_device:
         return None
     return Graphs(CudaCapture(worker.device), strict=execution.graph == "on")

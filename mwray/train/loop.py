@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mwray.config import fingerprint, read, to_dict
-from mwray.data.loader import Loader
+from mwray.data.loader import Loader, at_once
 from mwray.data.splits import Splits, split
 from mwray.errors import UserError
 from mwray.experiment import Experiment
@@ -146,7 +146,7 @@ class Session:
         on_device = worker.device.type == "cuda" or graphs is not None
         self.method: Method = registry.build(experiment.method, self._setup(on_device))
         self.tracker = Tracker(self.splits.train, worker)
-        graphs = graphs or graphs_for(self.execution, worker)
+        graphs = graphs or graphs_for(self.execution, worker, self.train.on_device and self.meta.on_device)
         self.iteration = Iteration(self.train, self.meta, self.method, self.tracker, graphs)
         self._draws(0)  # batches that cannot be drawn are refused here, before anything is written
 
@@ -315,7 +315,7 @@ class Session:
         for name, loader in (("validation", self.validation), ("test", self.test)):
             if len(loader) == 0:
                 continue
-            result = evaluate(self.method.predict, loader, self.splits.num_classes)
+            result = evaluate(self.method.predict, loader, self.splits.num_classes, at_once(self.splits.shape))
             values |= {f"{name}.accuracy": result.accuracy, f"{name}.loss": result.loss}
             if name == "test":
                 arrays["confusion"] = result.confusion

@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from mwray.config import read
 from mwray.data.features import not_finite
+from mwray.data.loader import at_once
 from mwray.data.splits import split
 from mwray.experiment import Experiment
 from mwray.records import Run, write_atomically
 from mwray.train.classifier import InputError, TrainedClassifier, load, run_in
-
-BATCH = 1000
-"""Images or vectors at a time, as many as the loop's own evaluations take: the same sums, and the same last bits."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,9 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
 def predict(classifier: TrainedClassifier, images: NDArray[Any], true: NDArray[np.int64] | None = None) -> Predictions:
     """Classify `images` uint8 [N, C, H, W], or features [N, D]; they may be memory-mapped, and go some at a time."""
     predicted, probability = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-    for start in range(0, len(images), BATCH):
-        logits = classifier(torch.from_numpy(np.array(images[start : start + BATCH])))
+    size = at_once(classifier.shape)  # as the loop's own evaluations: the same sums, and the same last bits
+    for start in range(0, len(images), size):
+        logits = classifier(torch.from_numpy(np.array(images[start : start + size])))
         best, place = logits.float().softmax(1).max(1).values, logits.argmax(1)
         predicted.append(place.cpu().numpy())
         probability.append(best.cpu().numpy())

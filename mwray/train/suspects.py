@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mwray.data.loader import at_once
 from mwray.reports import suspects as reports
 from mwray.reports.suspects import SHOWN, Suspects
 from mwray.train.classifier import newest
@@ -49,13 +50,14 @@ def restored(folder: Path, device: str | None = None) -> Session:
 
 
 @torch.no_grad()
-def suspects(session: Session, batch_size: int = 1000) -> Suspects:
+def suspects(session: Session) -> Suspects:
     """All training samples of a restored run, not augmented, the least trusted first.
 
     Where the weight function also depends on the class, its mean over classes is taken (`Method.curve`). Methods
     without one are ranked by loss.
     """
-    logits = torch.cat([session.method.predict(batch.x) for batch in session.train.in_order(batch_size)]).float()
+    batches = session.train.in_order(at_once(session.splits.shape))
+    logits = torch.cat([session.method.predict(batch.x) for batch in batches]).float()
     train, files = session.splits.train, session.splits.train_files
     losses = F.cross_entropy(logits, session.train.observed, reduction="none")
     curve = session.method.curve()

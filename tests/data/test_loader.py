@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mwray.config import ConfigError
-from mwray.data.loader import Batch, Loader, _draw
+from mwray.data.loader import Batch, Loader, _draw, _has_room, at_once
 from mwray.data.splits import Splits, Subset
 from mwray.seeding import rng
 
@@ -84,6 +84,31 @@ def test_a_crop_moves_an_eighth_of_the_shorter_side(size: tuple[int, int], paddi
         drawn = int(down[place]), int(right[place]), bool(mirror[place])
         expected = _reference(loader.images[position], *drawn, padding)
         torch.testing.assert_close(batch.x[place], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_images_that_stay_on_the_host_come_in_the_same_batches(augment: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = _loader(40, augment=augment)
+    monkeypatch.setattr("mwray.data.loader._has_room", lambda device, images: False)
+    brought = _loader(40, augment=augment)
+    assert held.on_device and not brought.on_device
+    for one, other in zip(*(each.epoch(20, rng(0, "o"), rng(0, "c")) for each in (held, brought)), strict=True):
+        assert _same(one, other)
+    for one, other in zip(held.in_order(30), brought.in_order(30), strict=True):
+        assert _same(one, other)
+
+
+def test_a_set_that_takes_more_than_half_of_a_gpu_stays_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.zeros(10, 3, 10, 10, dtype=torch.uint8)
+    for free, room in ((6000, True), (5999, False)):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda device, free=free: (free, 10**9))
+        assert _has_room(torch.device("cuda"), images) is room
+        assert _has_room(CPU, images)
+
+
+def test_an_evaluation_takes_fewer_of_larger_images() -> None:
+    shapes = ((5,), (1, 8, 8), (3, 64, 64), (3, 128, 128), (3, 224, 224), (3, 4000, 4000))
+    assert [at_once(shape) for shape in shapes] == [1000, 1000, 1000, 250, 81, 1]
 
 
 def test_offsets_and_mirrors_are_uniform_and_independent() -> None:

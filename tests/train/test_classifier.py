@@ -166,7 +166,7 @@ def test_predict_writes_the_test_images_and_says_the_recorded_accuracy(run, tmp_
 
 
 def test_predict_takes_a_file_of_images(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mwray.train.predictions.BATCH", 50)
+    monkeypatch.setattr("mwray.data.loader.AT_ONCE", 50)
     experiment = small()
     np.save(tmp_path / "images.npy", split(experiment.data, experiment.seed).test.images.numpy())
     out = tmp_path / "own.csv"

@@ -204,6 +204,11 @@ def test_graphs_are_refused_where_there_can_be_none():
     with pytest.raises(ConfigError, match="MWRAY_EXECUTION: graph=on needs a CUDA device"):
         graphs_for(Execution(graph="on"), LocalWorker("cpu"))
     assert graphs_for(Execution(), LocalWorker("cpu")) is None
+    worker = LocalWorker("cpu")
+    worker.device = torch.device("cuda")
+    assert graphs_for(Execution(), worker, on_device=False) is None
+    with pytest.raises(ConfigError, match="graph=on needs all images on the GPU, .* data.image_size"):
+        graphs_for(Execution(graph="on"), worker, on_device=False)
 
 
 def test_execution_is_read_from_the_environment(monkeypatch):
