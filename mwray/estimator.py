@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mwray.config import ConfigError, fingerprint, override
 from mwray.data.given import given
+from mwray.data.loader import at_once
 from mwray.data.own import OwnData, OwnFeatures, checked
 from mwray.experiment import Experiment
 from mwray.methods.registry import METHODS
@@ -28,7 +29,6 @@ from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.train.classifier import TrainedClassifier, load
 from mwray.train.loop import train
-from mwray.train.predictions import BATCH
 from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
 from mwray.train.sinks.arrays import ArraysSink
 from mwray.train.suspects import restored, suspects
@@ -141,8 +141,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         samples, _ = _samples(X)
         size = len(self.classes_)
         logits = [np.zeros((0, size))]
-        for start in range(0, len(samples), BATCH):
-            part = torch.from_numpy(np.array(samples[start : start + BATCH]))
+        some = at_once(self.classifier_.shape)
+        for start in range(0, len(samples), some):
+            part = torch.from_numpy(np.array(samples[start : start + some]))
             logits.append(self.classifier_(part).double().cpu().numpy())
         return np.concatenate(logits)
 
