@@ -83,15 +83,27 @@ def fill(folder):
     return filler
 
 
+def once_waited_for(caplog, action):
+    """Do it as soon as the training says that it waits for its storage."""
+
+    def look():
+        deadline = time.monotonic() + 60
+        while "trying again" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        action()
+
+    threading.Thread(target=look).start()
+
+
 def test_a_disk_that_fills_up_is_waited_for_and_the_run_has_the_same_bits(experiment, alone, tmp_path, caplog):
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk:
 
-        def full_for_a_second():
+        def full_for_a_while():
             filler = fill(disk)
-            threading.Timer(1.0, filler.unlink).start()
+            once_waited_for(caplog, filler.unlink)
 
         sinks = [TensorBoardSink(every=0), ArraysSink()]
-        train(experiment, disk / "run", worker=Doing(2, full_for_a_second), sinks=sinks)
+        train(experiment, disk / "run", worker=Doing(2, full_for_a_while), sinks=sinks)
         same_bits(disk / "run", alone)
         assert "No space left on device; trying again" in caplog.text and "storage works again" in caplog.text
 
@@ -118,12 +130,12 @@ def test_a_mount_that_goes_away_is_waited_for_and_nothing_is_written_in_its_plac
     disk.mkdir()
     with mounted(place, "--bind", str(disk)):
 
-        def away_for_a_second():
+        def away_for_a_while():
             subprocess.run(["umount", "-l", str(place)], check=True)
             back = ["mount", "--bind", str(disk), str(place)]
-            threading.Timer(1.0, lambda: subprocess.run(back, check=True)).start()
+            once_waited_for(caplog, lambda: subprocess.run(back, check=True))
 
-        train(experiment, place / "run", worker=Doing(2, away_for_a_second), sinks=[TensorBoardSink(), ArraysSink()])
+        train(experiment, place / "run", worker=Doing(2, away_for_a_while), sinks=[TensorBoardSink(), ArraysSink()])
         same_bits(disk / "run", alone)
         assert "No such file or directory; trying again" in caplog.text
     assert list(place.iterdir()) == []
@@ -139,12 +151,12 @@ def test_a_mount_that_turns_read_only_is_waited_for(experiment, alone, tmp_path,
 
     with mounted(place, "--bind", str(disk)):
 
-        def read_only_for_a_second():
+        def read_only_for_a_while():
             mount(["mount", "-o", "remount,bind,ro"])
-            threading.Timer(1.0, mount).start()
+            once_waited_for(caplog, mount)
 
         sinks = [TensorBoardSink(), ArraysSink()]
-        train(experiment, place / "run", worker=Doing(2, read_only_for_a_second), sinks=sinks)
+        train(experiment, place / "run", worker=Doing(2, read_only_for_a_while), sinks=sinks)
         same_bits(disk / "run", alone)
         assert "Read-only file system; trying again" in caplog.text and "storage works again" in caplog.text
 
