@@ -82,7 +82,9 @@ class Remote:
     def __truediv__(self, name: str) -> Remote:
         """The place `name` below this one."""
         query = f"?{urlencode(self._options)}" if self._options else ""
-        return Remote(f"{self._scheme}://{self._path / name}{query}")
+        place = Remote(f"{self._scheme}://{self._path / name}{query}")
+        place._opened = self._opened  # one file system, and one look for the bucket's region, serves all of them
+        return place
 
     def guarded(self, look: Callable[[], None]) -> Remote:
         """The same place, where `look` is called before every attempt to change it; what it raises ends them."""
@@ -310,4 +312,4 @@ def _final(error: OSError) -> bool:
 
 
 def _short(error: OSError) -> str:
-    return str(error).splitlines()[0][:300]
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

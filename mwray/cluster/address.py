@@ -53,7 +53,7 @@ def _bootstrap(address: str) -> str:
 
 def _checked(address: str, given: str) -> str:
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or not _a_name(host) or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or "/" in host or not _a_name(host) or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"{given}: give auto, or the head's host:port such as 10.0.0.5:6379")
     return address
 

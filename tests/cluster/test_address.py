@@ -30,7 +30,7 @@ def closed():
 
 @pytest.mark.parametrize(
     "given",
-    ["nonsense", "", "local", "host:", ":6379", "host:http", "host:0", "host:65536", "ray://host:10001"]
+    ["nonsense", "", "local", "host:", ":6379", "host:http", "host:²", "host:0", "host:65536", "ray://host:10001"]
     + ["a..b:6379", ".a:6379", f"{'a' * 64}.b:6379"],
 )
 def test_what_is_no_host_and_port_is_refused_with_an_example(given):

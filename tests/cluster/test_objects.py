@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,18 @@ def test_an_object_that_never_stays_as_it_is_is_named(place, monkeypatch):  # no
     place._opened = Meanwhile(place, *(lambda n=n: writer.write("x", b"a" * n) for n in range(2, 12)))
     with pytest.raises(StorageError, match="x: was put anew each time"):
         place.read("x")
+
+
+def test_an_error_without_a_word_is_told_by_its_kind(place, monkeypatch):  # noqa: F811
+    def fails(path):
+        raise TimeoutError
+
+    monkeypatch.setenv("MWRAY_STORAGE_PATIENCE", "0")
+    monkeypatch.setattr(place, "_opened", SimpleNamespace(open_input_file=fails))
+    with pytest.raises(StorageError, match=r": TimeoutError, after 0 s"):
+        place.read("x")
+
+
+def test_a_place_below_is_asked_by_the_same_file_system(place):  # noqa: F811
+    assert (place / "below").filesystem is not place.filesystem  # nobody had asked yet
+    assert (place / "below").filesystem is place.filesystem
