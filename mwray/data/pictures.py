@@ -77,11 +77,14 @@ def decode(files: Sequence[Path], image_size: int | None, form: Form, into: NDAr
     """Write the pixels of `files` into `into`, uint8 [N, C, H, W], a picture at a time on every core.
 
     Raises:
-        BrokenData: a file does not decode.
+        BrokenData: a file does not decode, or is not of that form.
     """
 
     def one(row: int) -> None:
         picture = pixels(files[row], image_size, form.channels)
+        if picture.shape[:2] != (form.height, form.width):
+            given, needed = f"{picture.shape[1]}x{picture.shape[0]}", f"{form.width}x{form.height}"
+            raise BrokenData(f"data.source: {files[row]} is {given} pixels; {needed} is needed")
         into[row] = picture.reshape(form.height, form.width, form.channels).transpose(2, 0, 1)
 
     for _ in _side_by_side(one, range(len(files)), "Decoded"):
@@ -152,15 +155,27 @@ def _broken(path: Path, error: Exception) -> BrokenData:
 
 def _side_by_side(work: Callable[[Any], T], items: Sequence[Any], done: str) -> Iterator[T]:
     """`work` of each item, in their order, in as many threads as there are cores; says how far it is now and then."""
-    started = told = time.monotonic()
+    progress = Progress(done, len(items))
     threads = len(os.sched_getaffinity(0))  # Pillow lets go of the interpreter while it decodes and resizes
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, len(items), BLOCK):
             yield from pool.map(work, items[first : first + BLOCK])
-            count, now = min(first + BLOCK, len(items)), time.monotonic()
-            if now - told > TOLD_EVERY and count < len(items):
-                told, left = now, (now - started) * (len(items) - count) / count
-                log.info("%s %d of %d pictures, about %s left", done, count, len(items), _words(left))
+            progress.reached(first + BLOCK)
+
+
+class Progress:
+    """Says now and then, in the log, how many of `total` pictures are `done` and how long the rest may take."""
+
+    def __init__(self, done: str, total: int) -> None:
+        self._done, self._total = done, total
+        self._started = self._told = time.monotonic()
+
+    def reached(self, count: int) -> None:
+        """Say it, if it has not been said for `TOLD_EVERY` seconds and some are left."""
+        now = time.monotonic()
+        if now - self._told > TOLD_EVERY and count < self._total:
+            self._told, left = now, (now - self._started) * (self._total - count) / count
+            log.info("%s %d of %d pictures, about %s left", self._done, count, self._total, _words(left))
 
 
 def _words(seconds: float) -> str:

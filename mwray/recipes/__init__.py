@@ -23,6 +23,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     "cifar10-uniform-small": noise.cifar10_uniform_small,
     "fashion-flip": noise.fashion_flip,
     "own": own.own,
+    "pictures": own.pictures,
     "paper": paper.paper,
     "official_pgc": paper.official_pgc,
     "official_stable": paper.official_stable,

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from mwray.config import read
+from mwray.data import pictures
 from mwray.data.features import not_finite
 from mwray.data.loader import at_once
+from mwray.data.parquet import BrokenData
 from mwray.data.splits import split
 from mwray.experiment import Experiment
 from mwray.records import Run, write_atomically
@@ -32,6 +34,8 @@ class Predictions:
     true: NDArray[np.int64] | None = None  # [N], where it is known
     noun: str = "image"
     """What there is a row for: "image" or "vector"."""
+    files: tuple[str, ...] | None = None
+    """Where each is from, of picture files."""
 
     @property
     def accuracy(self) -> float | None:
@@ -47,7 +51,7 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
     Args:
         folder: of a run with a checkpoint, or of a search: its best trial.
         images: a file that numpy.save has written, uint8 [N, C, H, W], or features float32 [N, D] (float16, float64);
-            None: the run's own test images or features.
+            a picture, or a folder of pictures; None: the run's own test images or features.
         out: the CSV file; default: `predictions.csv` in the run's folder.
         device: cpu, cuda; default: a GPU if there is one.
 
@@ -59,7 +63,8 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
     folder = run_in(folder)
     classifier, out = load(folder, device), out or folder / "predictions.csv"
     if images is not None:
-        found = predict(classifier, _read(images, classifier))
+        found = of_pictures(folder, classifier, images) if _pictured(images) else None
+        found = found or predict(classifier, _read(images, classifier))
         said = [f"{len(found.predicted)} {found.noun}s of {images}, classified after epoch {classifier.epoch}"]
     else:
         experiment = read(Experiment, Run(folder).experiment())
@@ -90,15 +95,55 @@ def predict(classifier: TrainedClassifier, images: NDArray[Any], true: NDArray[n
     return Predictions(np.concatenate(predicted), np.concatenate(probability), classifier.classes, true, noun)
 
 
+def of_pictures(folder: Path, classifier: TrainedClassifier, place: Path) -> Predictions:
+    """Classify the picture `place`, or all below that folder in the alphabet's order, decoded as the run's own are.
+
+    Raises:
+        InputError: there is none, one does not decode, or has another size and the run no `data.image_size`.
+    """
+    if len(classifier.shape) == 1:
+        raise InputError(f"{place}: pictures, and the run's data are feature vectors; it takes {classifier.takes}")
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if _pictured(path, False))
+    if not files:
+        raise InputError(f"{place}: no {' or '.join(pictures.ENDINGS)} file is in it")
+    form, image_size = pictures.Form(*classifier.shape), read(Experiment, Run(folder).experiment()).data.image_size
+    some = at_once(classifier.shape)
+    block = some * max(1, 1000 // some)  # as many of them at a time as of the run's own test images
+    progress, parts = pictures.Progress("Classified", len(files)), []
+    for start in range(0, len(files), block):
+        part = files[start : start + block]
+        pixels = np.empty((len(part), *classifier.shape), np.uint8)
+        try:
+            pictures.decode(part, image_size, form, pixels)
+        except BrokenData as error:
+            raise InputError(str(error).removeprefix("data.source: ")) from error
+        parts.append(predict(classifier, pixels))
+        progress.reached(start + block)
+    predicted, probability = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("predicted", "probability")
+    )
+    names = tuple((path.name if place.is_file() else path.relative_to(place).as_posix()) for path in files)
+    return Predictions(predicted, probability, classifier.classes, files=names)
+
+
+def _pictured(place: Path, folder: bool = True) -> bool:
+    return place.is_dir() if folder and place.is_dir() else place.suffix.lower() in pictures.ENDINGS and place.is_file()
+
+
 def to_csv(found: Predictions) -> str:
-    """One line per image or vector: its number from 0, predicted class, its name, its probability, the true class."""
+    """One line per image or vector: its number from 0, predicted class, its name, its probability, the true class.
+
+    Of picture files a last column names the file.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     known = found.true is not None
-    writer.writerow([found.noun, "predicted", "name", "probability", *(["true", "true_name"] if known else [])])
+    more = (["true", "true_name"] if known else []) + (["file"] if found.files else [])
+    writer.writerow([found.noun, "predicted", "name", "probability", *more])
     for number, (place, best) in enumerate(zip(found.predicted, found.probability, strict=True)):
         row = [number, place, found.classes[place], f"{best:.6f}"]
-        writer.writerow(row if found.true is None else [*row, found.true[number], found.classes[found.true[number]]])
+        row += [] if found.true is None else [found.true[number], found.classes[found.true[number]]]
+        writer.writerow([*row, found.files[number]] if found.files else row)
     return text.getvalue()
 
 

@@ -185,8 +185,11 @@ def test_predict_refuses_in_one_line(run, tmp_path, capsys):
     np.savez(tmp_path / "two.npz", a=np.zeros(1), b=np.zeros(1))
     np.save(tmp_path / "grey.npy", np.zeros((2, 8, 8), np.uint8))
     for arguments, message in (
-        ([str(run)], "predict: give a file of images or features (FILE.npy), or --test"),
-        ([str(run), "x.npy", "--test"], "predict: give a file of images or features (FILE.npy), or --test"),
+        ([str(run)], "predict: give a file of images or features (FILE.npy), a picture or a folder of them, or --test"),
+        (
+            [str(run), "x.npy", "--test"],
+            "predict: give a file of images or features (FILE.npy), a picture or a folder of them, or --test",
+        ),
         ([str(run), "x.npy"], "x.npy: cannot be read (No such file or directory)"),
         ([str(run), str(tmp_path / "text.npy")], "cannot be read (it holds no plain array)"),
         ([str(run), str(tmp_path / "cut.npz")], "cut.npz: cannot be read (it holds no plain array)"),
