@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
@@ -27,10 +28,13 @@ from mwray.experiment import Experiment
 from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
 from mwray.records import Run
+from mwray.reports import draw
+from mwray.reports.picture_data import Samples
 from mwray.train.classifier import TrainedClassifier, load
 from mwray.train.loop import train
 from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
 from mwray.train.sinks.arrays import ArraysSink
+from mwray.train.sinks.history import History
 from mwray.train.suspects import restored, suspects
 from mwray.worker import LocalWorker
 
@@ -125,6 +129,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             self.summary_ = train(self.experiment_, folder, worker=LocalWorker(self.device), sinks=self._sinks())
             self.classifier_: TrainedClassifier = load(folder, self.device)
             self.history_ = Run(folder).records()
+            self._pictured = History(folder / "curves.npz")
+            self._pictured.load(len(self.history_))
             self._look_at_samples(folder, len(codes))
             self.run_ = folder if self.folder is not None else None
         self.n_features_in_ = int(np.prod(self.classifier_.shape))
@@ -156,6 +162,20 @@ class Classifier(ClassifierMixin, BaseEstimator):
         logits = self.decision_function(X)
         return np.asarray(self.classes_[logits.argmax(1)])
 
+    def draw(self) -> Figure:
+        """The weight function over the epochs with the weights of all samples, or the curves of a method without one.
+
+        Raises:
+            NotFittedError: there was no `fit`.
+        """
+        check_is_fitted(self, "classifier_")
+        curves = self._pictured.curves()
+        if curves is None and self.sample_weight_ is None:
+            return draw.in_notebooks(draw.training(self._pictured.columns()))
+        there = ~np.isnan(self.sample_loss_)
+        weights = None if self.sample_weight_ is None else self.sample_weight_[there]
+        return draw.in_notebooks(draw.weights(curves, Samples(self.sample_loss_[there], None, weights)))
+
     def __sklearn_tags__(self) -> Any:
         """Images have more than two dimensions; no training repeats on another machine to the last bit."""
         tags = super().__sklearn_tags__()
@@ -186,7 +206,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _sinks(self) -> list[Sink]:
         shown: list[Sink] = [ConsoleSink()] if self.verbose else []
-        return shown if self.folder is None else [*shown, TensorBoardSink(), PicturesSink(), ArraysSink()]
+        if self.folder is None:
+            return [*shown, PicturesSink(draw=False)]  # its curves.npz is what `draw` needs
+        return [*shown, PicturesSink(), TensorBoardSink(), ArraysSink()]
 
     def _experiment(self, source: str, data: OwnData | OwnFeatures) -> Experiment:
         further = dict(self.settings or {})

@@ -83,6 +83,16 @@ def test_probabilities_and_labels_go_together(digits, fitted):
         fitted.predict(test[:, :5])
 
 
+def test_it_draws_weights_or_else_curves(fitted, digits):
+    axes = fitted.draw().axes
+    assert len(axes) >= 2 and "weight" in axes[0].get_ylabel().lower()
+    assert pickle.loads(pickle.dumps(fitted)).draw().axes
+    plain = quick(method="base").fit(digits[0], digits[1])
+    assert plain.draw().axes
+    with pytest.raises(NotFittedError):
+        quick().draw()
+
+
 def test_what_it_trains_is_what_the_loop_trains(digits, tmp_path):
     features, labels, _, clean, _ = digits
     estimator = quick().fit(features, labels, clean=clean)

@@ -1,4 +1,4 @@
-"""The terminal: a progress bar over the whole run and one line per epoch; plain lines where there is no terminal."""
+"""A terminal or a notebook: a progress bar over the whole run and one line per epoch; to a pipe, the lines alone."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from mwray.train.sinks.base import RunInfo
+from mwray.train.sinks.notebook import NotebookBar
 
 REFRESH = 0.2
 """Seconds between two updates of the bar: a step in between costs one look at the clock."""
@@ -65,7 +66,7 @@ class ConsoleSink:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self.progress: Progress | None = None
+        self.progress: Progress | NotebookBar | None = None
 
     def start(self, run: RunInfo) -> None:
         """Say what runs and where; open the bar."""
@@ -76,7 +77,10 @@ class ConsoleSink:
         goes_on = f", goes on after epoch {run.first_epoch}" if run.first_epoch else ""
         length = f"{counted(run.epochs, 'epoch')} of {counted(run.steps_per_epoch, 'step')}"
         self._print(f"{run.name}: {length}{goes_on}, in {run.folder}")
-        if self.console.is_interactive or self.console.is_jupyter:
+        if self.console.is_jupyter:
+            total = self.run.epochs * self.run.steps_per_epoch
+            self.progress = NotebookBar(total, self.steps, self.run.experiment.get("batch_size"))
+        elif self.console.is_interactive:
             self._open_bar()
 
     def step(self, epoch: int, step: int) -> None:
@@ -128,10 +132,13 @@ class ConsoleSink:
         return text.rjust(max(len(heading), WIDE.get(name, 6)))
 
     def _print(self, line: str) -> None:
+        if self.console.is_jupyter:  # rich would make a block of its own of each line
+            print(line)
+            return
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _open_bar(self) -> None:
-        self.progress = Progress(
+        self.progress = bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -144,14 +151,18 @@ class ConsoleSink:
             refresh_per_second=4,
         )
         total = self.run.epochs * self.run.steps_per_epoch
-        self.task = self.progress.add_task("", total=total, completed=self.steps)
+        self.task = bar.add_task("", total=total, completed=self.steps)
         self._move_bar(self.run.first_epoch)
-        self.progress.start()
+        bar.start()
 
     def _move_bar(self, epoch: int) -> None:
         assert self.progress is not None
         self.shown = time.monotonic()
-        self.progress.update(self.task, completed=self.steps, description=f"epoch {epoch + 1}/{self.run.epochs}")
+        label = f"epoch {epoch + 1}/{self.run.epochs}"
+        if isinstance(self.progress, NotebookBar):
+            self.progress.update(self.steps, label)
+        else:
+            self.progress.update(self.task, completed=self.steps, description=label)
 
 
 def counted(number: int, noun: str) -> str:
