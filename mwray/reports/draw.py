@@ -124,7 +124,7 @@ def confusion(counts: NDArray[Any], class_names: Sequence[str]) -> Figure:
     """Which class is taken for which, as shares of the true class; numbers in the cells up to 20 classes.
 
     Args:
-        counts: [C, C] images; rows true, columns predicted.
+        counts: [C, C] samples; rows true, columns predicted.
         class_names: C names.
 
     Raises:
@@ -139,8 +139,8 @@ def confusion(counts: NDArray[Any], class_names: Sequence[str]) -> Figure:
     axes.grid(False)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     total = int(counts.sum())
-    accuracy = f"{np.trace(counts) / total:.1%}" if total else "no images"
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"{total:,} images, accuracy {accuracy}")
+    accuracy = f"{np.trace(counts) / total:.1%}" if total else "no samples"
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{total:,} samples, accuracy {accuracy}")
     _name_classes(axes, class_names)
     if size <= 20:
         write_rates(axes, share)

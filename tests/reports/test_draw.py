@@ -98,7 +98,7 @@ def test_confusion_writes_percent_of_the_true_class() -> None:
         ((1, 1), "100"),
     }
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
-    assert "8 images, accuracy 87.5%" in titles(figure)
+    assert "8 samples, accuracy 87.5%" in titles(figure)
 
 
 def test_confusion_of_another_size_is_refused() -> None:

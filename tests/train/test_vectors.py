@@ -23,6 +23,7 @@ from mwray.train.pack import train_together
 from mwray.train.suspects import write
 from mwray.worker import LocalWorker
 from tests.data.own_sets import NAMES, own_features
+from tests.train.test_graphs import both
 
 SMALL = {
     "data.source": "tests.data.own_sets:vectors",
@@ -162,3 +163,9 @@ def test_bfloat16_and_channels_last_leave_vectors_as_they_are(tmp_path, monkeypa
     assert losses["fp32"] == losses["plain"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
     assert not json.loads((tmp_path / "fp32" / "environment.json").read_text())[0]["channels_last"]
+
+
+@pytest.mark.parametrize("method", ["base", "mwnet"])
+def test_a_captured_iteration_gives_the_bits_of_the_eager_one(method, tmp_path):
+    with torch.random.fork_rng():
+        assert both(override(recipe("own"), SMALL | {"method.name": method}), tmp_path).replays > 0
