@@ -12,7 +12,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from mwray.cluster.session import Session
-from mwray.storage import StorageError
+from mwray.storage import StorageError, read_whole
 
 T = TypeVar("T")
 
@@ -115,6 +115,6 @@ class TuneCallback(NotPickled, Callback):
 
 def _death(path: str | None) -> str:
     """The last error in Ray's file on a trial, in one line."""
-    text = Path(path).read_text() if path and Path(path).exists() else ""
+    text = ((path and read_whole(Path(path))) or b"").decode(errors="replace")
     found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Died|Left)\w*: .*)$", text, re.MULTILINE)
     return found[-1] if found else "its process died"

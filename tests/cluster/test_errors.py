@@ -16,6 +16,7 @@ from mwray.cluster.connect import Allotment
 from mwray.cluster.errors import in_a_line
 from mwray.cluster.group import Group
 from mwray.cluster.packed import Packed, Process
+from mwray.cluster.questions import _death
 from mwray.cluster.sight import _answers
 from tests.cluster.helpers import space
 
@@ -44,6 +45,15 @@ def test_of_an_error_in_another_process_its_cause_is_told():
     assert in_a_line(ControllerError(raised())) == LINE
     assert in_a_line(ValueError()) == "ValueError: "
     assert in_a_line(ValueError("\n \x1b[36ma\x1b[0m\nb")) == "ValueError: a"
+
+
+def test_the_last_error_of_a_process_is_told_whatever_its_file_holds(tmp_path):
+    path = tmp_path / "error.txt"
+    assert _death(None) == _death(str(path)) == "its process died"
+    path.write_bytes(
+        b"Traceback ...\nValueError: first\n\xff\xfe of a native library\nray.exceptions.OutOfMemoryError: full\n"
+    )
+    assert _death(str(path)) == "OutOfMemoryError: full"
 
 
 def test_a_machine_that_cannot_be_looked_from_tells_the_cause(monkeypatch):
