@@ -48,6 +48,8 @@ class Aws:
     calls: list[Call] = field(default_factory=list)
     full: set[tuple[str, str]] = field(default_factory=set)
     """Instance types and zones in which there is no room for them."""
+    _turn: threading.RLock = field(default_factory=threading.RLock)
+    """Moto's tables are looked through by the tests while its threads write to them."""
 
     @property
     def url(self) -> str:
@@ -61,7 +63,8 @@ class Aws:
 
     def instances(self, *states: str) -> list[Any]:
         """Instances in these states, the oldest first; without any: in whatever state."""
-        every = [instance for instance in self.ec2.all_instances() if not states or instance.state in states]
+        with self._turn:
+            every = [instance for instance in self.ec2.all_instances() if not states or instance.state in states]
         return sorted(every, key=lambda instance: instance.launch_time)
 
     def image(self) -> str:
@@ -89,7 +92,8 @@ class Aws:
 
     def credentials(self, role: Any) -> dict[str, str]:
         """What the machine's own address says of its role."""
-        assumed = _backend("sts", "aws").assume_role(REGION, "machine", role.arn, "", 3600, "")
+        with self._turn:
+            assumed = _backend("sts", "aws").assume_role(REGION, "machine", role.arn, "", 3600, "")
         return {
             "Code": "Success",
             "AccessKeyId": assumed.access_key_id,
@@ -117,7 +121,8 @@ class Aws:
         if call.action == "ssm:GetParameter":  # moto has no AWS images of this kind
             note("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
             return [json.dumps({"Parameter": {"Name": json.loads(body)["Name"], "Value": self.image()}}).encode()]
-        answer: Iterable[bytes] = self._moto(environ, note)
+        with self._turn:
+            answer: Iterable[bytes] = self._moto(environ, note)
         return answer
 
     def serve(self, machine: Machine) -> Callable[[], None]:

@@ -94,11 +94,9 @@ class Cloud:
     def _follow(self) -> None:
         while not self._over:
             there = {instance.id: instance for instance in self.aws.instances("pending", "running")}
-            for name in set(self.machines) - set(there):
-                self._unplug(name)
-            for name in set(there) - set(self.machines):
+            for name in set(self.machines) ^ set(there):
                 try:
-                    self._boot(there[name])
+                    self._boot(there[name]) if name in there else self._unplug(name)
                 except Exception as error:  # of a thread that must go on; the tests look for it
                     self.failures.append(f"{name}: {error!r}")
             time.sleep(0.3)
