@@ -147,7 +147,7 @@ def test_an_interrupted_search_leaves_no_process_and_goes_on(tmp_path, others):
     given = searched(epochs=25, trials=3)
     stopper = threading.Thread(target=interrupt_after_first, args=(tmp_path,))
     stopper.start()
-    first = search(given, tmp_path, workers_per_trial=2, display=False)
+    first = search(given, tmp_path, workers_per_trial=2, concurrency=1, display=False)
     stopper.join()
     assert first.interrupted and not first.finished
     wait_until_all_are_gone(others)
