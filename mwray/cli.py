@@ -25,7 +25,7 @@ from mwray.remote import Remote, is_remote
 from mwray.repeat import Repeat, repeat
 from mwray.reports.tables import MEASURES
 
-DEFAULT_SPACE = Path(__file__).parent.parent / "search_spaces" / "digits.yaml"
+DEFAULT_SPACE = "search_spaces/digits.yaml"
 
 DEFAULT_RECIPE = "digits"
 
@@ -259,7 +259,7 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
 
 def _add_tune(verbs: Any) -> argparse.ArgumentParser:
     many: argparse.ArgumentParser = verbs.add_parser("tune", help="a search over Ray")
-    many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help="default: search_spaces/digits.yaml")
+    many.add_argument("--space", default=DEFAULT_SPACE, metavar="FILE", help=f"default: {DEFAULT_SPACE}")
     many.add_argument("--trials", type=positive, help="instead of the space's own number")
     many.add_argument("--seeds", type=positive, metavar="N", help="of each point, instead of the space's own number")
     many.add_argument("--concurrency", type=positive, metavar="K", help="trials at once (default: what fits)")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mwray.config import ConfigError, leaves, to_dict
+from mwray.recipes import recipe
 from mwray.space import build, load
 
-SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 GOOD = {
     "recipe": "digits",
@@ -307,3 +311,34 @@ def test_seeds_repeat_every_start_and_every_point_of_a_grid():
     assert space.description()["seeds"] == 3
     assert load(next(path for path in SPACES if path.stem == "weight_net"), (), seeds=2).seeds == 2
     assert "seeds" not in build(changed(), "x.yaml").description()  # or searches of before could not go on
+
+
+@pytest.mark.parametrize("name", ["own", "own.yaml", "search_spaces/own.yaml", "search_spaces/own"])
+def test_a_space_that_comes_with_the_package_is_found_from_everywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(name).base.data.source == recipe("own").data.source
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("recipe: digits\ntrials: 2\nsearch: {seed: {choice: [0, 1]}}\n")
+    assert load(name).base.data.source == "digits"  # the user's own comes first
+
+
+def test_a_name_that_no_space_has_is_answered_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"owm: No such file.*own\.yaml"):
+        load("owm")
+
+
+@pytest.mark.slow
+def test_an_installed_package_has_the_spaces(tmp_path):
+    pytest.importorskip("setuptools", reason="needs setuptools, which builds the package")
+    for part in ("mwray", "search_spaces"):
+        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / part, tmp_path / part)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {path.name for path in SPACES} == {Path(n).name for n in names if n.startswith("mwray/space/shipped/")}
+    assert "mwray/py.typed" in names and not [n for n in names if n.startswith("tests/")]

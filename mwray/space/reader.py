@@ -17,7 +17,7 @@ def load(path: Path | str, assignments: Sequence[str] = (), seeds: int | None = 
     """Read and check a search space.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; where there is none of that name, one that comes with the package ("own", "own.yaml").
         assignments: fields fixed on the command line, "data.bias.rate=0.6"; they win over the file's own `set`.
         seeds: trainings of each point, instead of the file's own number.
 
@@ -25,7 +25,7 @@ def load(path: Path | str, assignments: Sequence[str] = (), seeds: int | None = 
         ConfigError: the file cannot be read, or asks for something impossible; names file, field, what was given and
             the nearest valid name.
     """
-    path = Path(path)
+    path = find(Path(path))
     try:
         text = path.read_text()
     except OSError as error:
@@ -63,8 +63,21 @@ _Loader.add_implicit_resolver(
 )
 
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""The search spaces of this package: in a checkout a link to search_spaces/, in an installed package copies."""
+
+
+def find(path: Path) -> Path:
+    """`path`, or else the search space of that name that comes with the package."""
+    if path.exists() or path.parent not in (Path(), Path("search_spaces")):
+        return path
+    shipped = SHIPPED / f"{path.name.removesuffix('.yaml')}.yaml"
+    return shipped.resolve() if shipped.exists() else path
+
+
 def _others(path: Path) -> str:
     """What the user may have meant."""
-    known = sorted(str(found) for found in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    folder = path.parent if list(path.parent.glob("*.yaml")) else SHIPPED
+    known = sorted(str(found) for found in folder.glob("*.yaml"))
     hint = nearest(str(path), known)
     return hint or (f" There are: {', '.join(known)}" if known else "")
