@@ -19,7 +19,7 @@ import pydantic
 
 from mwray.errors import UserError
 from mwray.setting_tree import Chooses as Chooses
-from mwray.setting_tree import chosen_by, dotted, having, leave_out, names_below, reset, tag_of
+from mwray.setting_tree import chosen_by, dotted, having, leave_out, names_below, reset, tag_of, takes_text
 from mwray.setting_tree import later as later
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def parse(settings: Any, assignment: str) -> tuple[str, Any]:
     name, equals, text = (part.strip() for part in assignment.partition("="))
     if not equals or not name:
         raise ConfigError(f"{assignment!r} is not of the form field=value, for example seed=1")
-    if text.lower() in ("none", "null"):
+    if text.lower() in ("none", "null") and not takes_text(type(settings), to_dict(settings), name, text):
         return name, None
     if isinstance(leaves(settings).get(name), str):
         return name, text

@@ -75,6 +75,16 @@ def chosen_by(cls: type, data: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return next((mark.fields for mark in _marks(hint) if isinstance(mark, Chooses)), ())
 
 
+def takes_text(cls: type, data: Mapping[str, Any], name: str, text: str) -> bool:
+    """Whether `text` is one of the words that the field `name` (dotted) takes: data.bias.noise has a "none"."""
+    *path, last = name.split(".")
+    owner, _ = _section(cls, data, path)
+    hint = _hints(owner).get(last) if owner else None
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return get_origin(hint) is Literal and text in get_args(hint)
+
+
 def reset(cls: type, data: Mapping[str, Any], name: str, value: Any) -> None:
     """Put what `name` chooses back to its defaults, if it is about to become another one."""
     *path, last = name.split(".")

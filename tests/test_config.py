@@ -70,6 +70,8 @@ def test_assignments_are_read_as_typed():
     assert parse(experiment, "optimizer.lr = 1e-3") == ("optimizer.lr", 0.001)
     assert parse(experiment, "optimizer.milestones=[1,2]") == ("optimizer.milestones", [1, 2])
     assert parse(experiment, "data.num_train=none") == ("data.num_train", None)
+    assert parse(experiment, "data.bias.noise=none") == ("data.bias.noise", "none")
+    assert parse(experiment, "model.weights=none") == ("model.weights", None)
     assert parse(experiment, "data.augment=False") == ("data.augment", False)
     with pytest.raises(ConfigError, match="not of the form field=value"):
         parse(experiment, "seed")
