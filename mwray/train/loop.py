@@ -135,7 +135,7 @@ class Session:
         self.experiment, self.worker, self.sinks, self.leave = experiment, worker, list(sinks), leave
         self.record = Run(folder)
         self.execution = Execution.from_environment()
-        start = given(experiment.model)
+        start = given(experiment.model, folder)
         self.splits = normalised(split(experiment.data, experiment.seed), experiment.data.normalization, start)
         self.layout = self.execution.layout(self.splits.shape)
         self.networks = Networks(experiment, self.splits, worker, self.layout, start)
@@ -259,6 +259,7 @@ class Session:
             "workers": self.worker.size,
             "graph": self.iteration.graphs is not None,
             "channels_last": self.layout == torch.channels_last,
+            "initial_weights": self.networks.said,
             "num_train": len(self.splits.train),
             "num_meta": len(self.splits.meta),
             "num_validation": len(self.splits.validation),

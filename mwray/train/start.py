@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from mwray.models.half import Bfloat16
 from mwray.models.settings import Model
 from mwray.models.sync_batch_norm import synchronized
 from mwray.seeding import key
+from mwray.train import checkpoint
 from mwray.train.classifier import newest, run_in
 from mwray.worker import Worker
 
@@ -37,24 +39,38 @@ class Given:
     state: dict[str, Tensor]  # on the CPU
     origin: str  # in words
     statistics: libraries.Statistics | None  # mean and deviation of the images that they were learned on, if known
+    missing: ConfigError | None = None
+    """Why there is no `state`: a run goes on from its checkpoint without, as long as no network starts anew."""
 
 
-def given(model: Model) -> Given | None:
+def given(model: Model, folder: Path) -> Given | None:
     """The weights that `model.weights` names, or None where networks start fresh.
+
+    Once the run in `folder` has a checkpoint they need not be there any more.
 
     Raises:
         ConfigError: they are not there, or cannot be used.
     """
     if model.weights is None:
         return None
-    if model.weights == PRETRAINED:
+    try:
+        return _found(model, model.weights)
+    except ConfigError as error:
+        content = checkpoint.latest(folder, torch.device("cpu"))
+        if content is None or "images" not in content:
+            raise
+        return Given({}, "the checkpoint", _statistics(content), error)
+
+
+def _found(model: Model, name: str) -> Given:
+    if name == PRETRAINED:
         return _published(model.name)
-    path = Path(model.weights).expanduser()
+    path = Path(name).expanduser()
     if path.is_dir():
         return _of_run(path)
     if not path.is_file():
         raise ConfigError(
-            f"model.weights: {model.weights!r} is neither {PRETRAINED!r} nor a file or folder on this machine; give a "
+            f"model.weights: {name!r} is neither {PRETRAINED!r} nor a file or folder on this machine; give a "
             f"{' or '.join(weights.ENDINGS)} file with a state dict, or the folder of a run"
         )
     state = weights.read(path)
@@ -78,10 +94,13 @@ def _of_run(folder: Path) -> Given:
         experiment, content = newest(run_in(folder), torch.device("cpu"))
     except UserError as error:
         raise ConfigError(f"model.weights: {error}") from error
-    images = content.get("images")
-    known = None if images is None else (tuple(images["mean"]), tuple(images["std"]))
     state = METHODS[experiment.method.name].predicting(content["method"])
+    known = _statistics(content) if "images" in content else None
     return Given(state, f"the run in {folder}, epoch {content['epoch']}", known)
+
+
+def _statistics(content: dict[str, Any]) -> libraries.Statistics:
+    return tuple(content["images"]["mean"]), tuple(content["images"]["std"])
 
 
 def normalised(splits: Splits, normalization: str, start: Given | None) -> Splits:
@@ -119,7 +138,8 @@ class Networks:
         self, experiment: Experiment, splits: Splits, worker: Worker, layout: torch.memory_format, start: Given | None
     ) -> None:
         self.experiment, self.splits, self.worker, self.layout, self.start = experiment, splits, worker, layout, start
-        self._told = False
+        self.said: str | None = None  # what became of the weights that were given
+        self._made: set[str] = set()
 
     def __call__(self, name: str) -> nn.Module:
         """A network on the training device. What is fresh depends on seed and `name`, and is drawn on the CPU."""
@@ -135,8 +155,13 @@ class Networks:
         return network.to(memory_format=self.layout)
 
     def _begin(self, network: nn.Module, start: Given, name: str) -> None:
+        if start.missing is not None:
+            if name in self._made:  # a second phase
+                raise start.missing
+            self._made.add(name)
+            return  # the checkpoint comes
         # Two networks that begin alike and see the same batches stay alike, and then teach each other nothing.
         said = weights.put(network, start.state, self.splits.num_classes, start.origin, head=name == FIRST)
-        if not self._told and self.worker.rank == 0:
+        if self.said is None and self.worker.rank == 0:
             logger.info(said)
-        self._told = True
+        self.said = self.said or said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,38 @@ def test_the_run_needs_its_folder_alone_and_goes_on_with_the_same_bits(file: Pat
     train(settings, tmp_path / "whole", worker=LocalWorker("cpu"))
     with pytest.raises(Stopped):
         train(settings, tmp_path / "stopped", worker=Stopping(1))
+    file.unlink()
     train(settings, tmp_path / "stopped", worker=LocalWorker("cpu"))
     assert state_distance(tmp_path / "whole", tmp_path / "stopped") == 0
+    first, again = json.loads((tmp_path / "stopped" / "environment.json").read_text())
+    assert first["initial_weights"] == f"model.weights: all 4 tensors are those of {file}"
+    assert again["initial_weights"] is None  # the checkpoint's
     here = restored(tmp_path / "whole", "cpu")
     (batch,) = here.test.in_order(1000)
-    file.unlink()
     logits = mwray.load(tmp_path / "whole", "cpu")(here.splits.test.images)
     assert torch.equal(logits, here.method.predict(batch.x))
+
+
+def test_a_phase_that_starts_anew_needs_the_weights_again(file: Path, tmp_path: Path) -> None:
+    settings = experiment(**{"model.weights": str(file), "method.name": "glc", "epochs": 3, "method.first_epochs": 2})
+    with pytest.raises(Stopped):
+        train(settings, tmp_path / "run", worker=Stopping(1))
+    weights = file.read_bytes()
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"^model\.weights: .* is neither 'pretrained' nor a file or folder"):
+        train(settings, tmp_path / "run", worker=LocalWorker("cpu"))
+    file.write_bytes(weights)
+    train(settings, tmp_path / "run", worker=LocalWorker("cpu"))
+    train(settings, tmp_path / "whole", worker=LocalWorker("cpu"))
+    assert state_distance(tmp_path / "whole", tmp_path / "run") == 0
+
+
+def test_the_checkpoint_tells_the_normalisation_once_the_weights_are_gone(tmp_path: Path) -> None:
+    train(experiment(epochs=1, **{"data.normalization": "imagenet"}), tmp_path / "before", worker=LocalWorker("cpu"))
+    settings = experiment(epochs=1, **{"model.weights": str(tmp_path / "before")})
+    train(settings, tmp_path / "run", worker=LocalWorker("cpu"))
+    (tmp_path / "before").rename(tmp_path / "away")
+    assert round(restored(tmp_path / "run", "cpu").splits.mean[0], 3) == 0.449
 
 
 def test_a_pack_starts_each_training_there(tmp_path: Path) -> None:
@@ -192,7 +218,7 @@ def test_what_cannot_be_started_from_leaves_nothing_behind(weights: str, message
 
 def test_of_several_workers_the_first_tells(file: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     here = session(tmp_path)
-    found = start.given(Model(name="mlp", weights=str(file)))
+    found = start.given(Model(name="mlp", weights=str(file)), tmp_path)
     with caplog.at_level(logging.INFO, "mwray"):
         for rank in (1, 0):
             worker = LocalWorker("cpu")
