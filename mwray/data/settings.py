@@ -55,7 +55,8 @@ class Data:
 
     source: Annotated[str, checked(known)] = "digits"
     """One of `BUILT_IN`; or data of your own, whose training labels are used as they are if `bias` is left alone:
-    "folder:/path" (`mwray.data.folder`) or "package.module:function", which returns a `mwray.data.own.OwnData`."""
+    "folder:/path" (`mwray.data.folder`) or "package.module:function", which returns a `mwray.data.own.OwnData` or,
+    of feature vectors, a `mwray.data.own.OwnFeatures`."""
     bias: Bias = Bias()
     num_meta: Annotated[int, Ge(0)] = 100
     """Clean, class-balanced images held out of the training images to learn the weight net on; of data of your own

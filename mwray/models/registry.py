@@ -54,7 +54,7 @@ def build(model: Model, num_classes: int, shape: Shape) -> nn.Module:
     """
     if model.name.startswith(libraries.PREFIXES):
         if len(shape) == 1:
-            raise _no_vectors(model.name, shape[0], TypeError("it is a network of images"))
+            raise _no_vectors(model.name, shape[0])
         channels, height, width = shape
         return libraries.build(model.name, num_classes, (channels, height, width))
     factory = find(model.name)
@@ -64,7 +64,7 @@ def build(model: Model, num_classes: int, shape: Shape) -> nn.Module:
             _try(network, num_classes, shape[0])
     except Exception as error:
         if len(shape) == 1:  # whatever a network of images makes of them
-            raise _no_vectors(model.name, shape[0], error) from error
+            raise _no_vectors(model.name, shape[0], None if model.name in MODELS else error) from error
         if not isinstance(error, TypeError):
             raise
         raise ConfigError(
@@ -87,11 +87,14 @@ def _try(network: nn.Module, num_classes: int, features: int) -> None:
         raise ValueError(f"of 2 vectors it gave {found}, not [2, {num_classes}]")
 
 
-def _no_vectors(name: str, features: int, error: Exception) -> ConfigError:
-    said = (str(error).splitlines() or [""])[0][:200]
+def _no_vectors(name: str, features: int, error: Exception | None = None) -> ConfigError:
+    """The error of a network of images for vectors; `error` is what one of the user's own raised."""
+    why = "it is a network of images"
+    if error is not None:
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     return ConfigError(
-        f"model.name: {name!r} does not take the data's feature vectors [N, {features}] ({type(error).__name__}: "
-        f"{said}); 'linear', 'mlp', or a factory of your own that builds for shape ({features},) would do"
+        f"model.name: {name!r} does not take the data's feature vectors [N, {features}] ({why}); 'linear', 'mlp', or "
+        f"a factory of your own that builds for shape ({features},) would do"
     )
 
 

@@ -11,7 +11,7 @@ def own() -> Experiment:
     """Your own data as they are: pictures in data/own, or `--set data.source=package.module:function`.
 
     A small network and the lengths of `digits`: a start, to be changed with `--set` and searched around. Photographs
-    want the recipe `pictures`.
+    want the recipe `pictures`, feature vectors `--set model.name=linear` (or mlp).
     """
     changes = {
         "data.source": "folder:data/own",

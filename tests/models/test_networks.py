@@ -236,14 +236,14 @@ def test_wrong_names_get_one_clear_error(name: str, message: str) -> None:
         build(Model(name=name), 5, (1, 8, 8))
 
 
-NO_IMAGES = [name for name in MODELS if name not in ("mlp", "linear")]
+NO_IMAGES = [*(name for name in MODELS if name not in ("mlp", "linear")), "torchvision:resnet18"]
 
 
 @pytest.mark.usefixtures("own_networks")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        *((name, "") for name in NO_IMAGES),
+        *((name, r"\(it is a network of images\)") for name in NO_IMAGES),
         ("own_networks:good", r"IndexError: tuple index out of range"),
         ("own_networks:one_too_many", r"ValueError: of 2 vectors it gave \[2, 6\], not \[2, 5\]"),
     ],
