@@ -93,7 +93,7 @@ def _no_vectors(name: str, features: int, error: Exception | None = None) -> Con
     if error is not None:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     return ConfigError(
-        f"model.name: {name!r} does not take the data's feature vectors [N, {features}] ({why}); 'linear', 'mlp', or "
+        f"model.name: {name!r} does not take the data's feature vectors [N, {features}]: {why}; 'linear', 'mlp', or "
         f"a factory of your own that builds for shape ({features},) would do"
     )
 

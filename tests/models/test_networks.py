@@ -243,13 +243,13 @@ NO_IMAGES = [*(name for name in MODELS if name not in ("mlp", "linear")), "torch
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        *((name, r"\(it is a network of images\)") for name in NO_IMAGES),
+        *((name, r": it is a network of images") for name in NO_IMAGES),
         ("own_networks:good", r"IndexError: tuple index out of range"),
         ("own_networks:one_too_many", r"ValueError: of 2 vectors it gave \[2, 6\], not \[2, 5\]"),
     ],
 )
 def test_networks_of_images_say_that_they_take_no_vectors(name: str, message: str) -> None:
-    refused = rf"^model\.name: '{name}' does not take .* \[N, 30\] .*{message}.*"
+    refused = rf"^model\.name: '{name}' does not take .* \[N, 30\].*{message}.*"
     with pytest.raises(ConfigError, match=refused + r"'linear', 'mlp', or a factory .* for shape \(30,\) would do$"):
         build(Model(name=name), 5, (30,))
 

@@ -92,7 +92,7 @@ def test_other_methods_do_without_true_labels(method, tmp_path):
         ({"method.name": "co-teaching"}, r"method\.forget_rate: .* nobody knows .* 0\.2"),
         ({"method.name": "forward", "method.matrix": "true"}, r"method\.matrix: .* nobody knows .* 'estimated'"),
         ({"data.num_meta": 60}, r"data\.num_meta: 60 .* at most 9"),
-        (VECTORS | {"model.name": "small"}, r"model\.name: 'small' does not take .* \[N, 7\] .*'linear', 'mlp', or"),
+        (VECTORS | {"model.name": "small"}, r"model\.name: 'small' does not take .* \[N, 7\].*'linear', 'mlp', or"),
     ],
 )
 def test_what_needs_more_than_there_is_asks_for_it(changes, message, tmp_path):
