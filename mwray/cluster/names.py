@@ -8,6 +8,9 @@ from typing import Any
 LABELS = {
     "method.weight_net.shape": "weight net",
     "data.num_meta": "meta images",
+    "method.name": "method",
+    "model.name": "network",
+    "optimizer.name": "optimizer",
     "optimizer.lr": "lr",
     "method.weight_net.lr": "weight-net lr",
 }

@@ -13,7 +13,7 @@ from mwray.cluster import board as boards
 from mwray.cluster.board import Board
 from mwray.cluster.display import LiveTable, Plain, Silent, make, report
 from mwray.cluster.leaderboard import SearchResult, columns, row_of
-from mwray.cluster.names import clock, plain
+from mwray.cluster.names import clock, heading, plain
 from mwray.cluster.study import Study
 from tests.cluster.helpers import finish_run, space
 
@@ -25,6 +25,11 @@ def row(tmp_path):
 
 
 NAMES = columns(space())
+
+
+def test_what_is_chosen_by_name_is_called_by_what_it_is():
+    searched = ("method.name", "optimizer.name", "optimizer.schedule", "optimizer.lr")
+    assert [heading(name) for name in searched] == ["method", "optimizer", "schedule", "lr"]
 
 
 def console(terminal=False):
