@@ -37,7 +37,6 @@ class Claim:
         self.remote = remote
         self.mark = uuid.uuid4().hex
         self._holder = myself()
-        self._lost: str | None = None
 
     def take(self) -> None:
         """Claim the place.
@@ -61,31 +60,14 @@ class Claim:
         """Make sure that the claim is still this process's.
 
         A mark that is not ours ends it, also a dead driver's, and so does none at all: whoever had the claim after us
-        has changed the search, and what this process knows of it is old. It stays so where our mark comes back, as by
-        a renewal that had looked before the other one came.
+        has changed the search, and what this process knows of it is old.
 
         Raises:
-            TakenOver: it is not, or has not been at an earlier look.
+            TakenOver: it is not.
         """
-        self._lost = self._lost or self._why_lost()
-        if self._lost is not None:
-            raise TakenOver(self._lost)
-
-    def drop(self) -> None:
-        """Let go of it, if it is still ours."""
-
-        def look() -> None:
-            if (why := self._why_lost()) is not None:
-                raise TakenOver(why)
-
-        with suppress(TakenOver):
-            self.remote.guarded(look).delete(CLAIM)
-
-    def _why_lost(self) -> str | None:
-        """Who has the claim now, in words; None where this process has it."""
         holder = self._read()
         if holder.get("mark") == self.mark:
-            return None
+            return
         me = f"process {os.getpid()} on {socket.gethostname()}"
         if holder:
             why = (
@@ -94,10 +76,15 @@ class Claim:
             )
         else:
             why = f"the claim of this one ({me}) is gone: deleted by hand, or by another that took over and has ended"
-        return (
+        raise TakenOver(
             f"{self.remote.address}: {why}. This one stops and writes nothing more; the same command goes on once "
             "nobody drives the search"
         )
+
+    def drop(self) -> None:
+        """Let go of it, if it is still ours."""
+        with suppress(TakenOver):
+            self.remote.guarded(self.look).delete(CLAIM)
 
     def _read(self) -> dict[str, Any]:
         return _holder(self.remote, self.remote.read(CLAIM) or b"{}")
