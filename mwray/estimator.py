@@ -23,7 +23,8 @@ from sklearn.utils.validation import check_is_fitted
 from mwray.config import ConfigError, fingerprint, override
 from mwray.data.given import given
 from mwray.data.loader import at_once
-from mwray.data.own import OwnData, OwnFeatures, checked
+from mwray.data.own import OwnData, OwnFeatures
+from mwray.estimator_arrays import Pair, own_data, to_fit, to_predict
 from mwray.experiment import Experiment
 from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
@@ -38,9 +39,6 @@ from mwray.train.sinks.history import History
 from mwray.train.suspects import restored, suspects
 from mwray.worker import LocalWorker
 
-Pair = tuple[ArrayLike, ArrayLike]
-NAME = "fit"
-"""What the arrays are called in messages."""
 MOST_META = 1000
 """Meta samples that are taken at most: as many as the paper has (section 4)."""
 FEWEST_META = 100
@@ -120,9 +118,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
             NonFiniteLoss: training diverged.
             LockedError: another process trains in the same folder.
         """
-        labels = np.asarray(y)
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        data = _checked(_own(X, codes, self._pair("clean", clean), self._pair("test", test), self.classes_))
+        X, y = to_fit(self, X, y)  # noqa: N806
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ConfigError(f"y: holds one class only, {self.classes_[0]}; two or more are needed")
+        data = own_data(X, codes, self._pair("clean", clean), self._pair("test", test), self.classes_)
         with given(data) as name, self._place() as parent:
             self.experiment_ = self._experiment(name, data)
             folder = parent / f"{self.method}-{fingerprint(self.experiment_)}"
@@ -133,34 +133,26 @@ class Classifier(ClassifierMixin, BaseEstimator):
             self._pictured.load(len(self.history_))
             self._look_at_samples(folder, len(codes))
             self.run_ = folder if self.folder is not None else None
-        self.n_features_in_ = int(np.prod(self.classifier_.shape))
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Logits [N, C] of samples as `fit` takes them.
+        """Logits [N, C] of samples as `fit` takes them; of two classes [N], the second's above the first's.
 
         Raises:
             NotFittedError: there was no `fit`.
-            InputError: the samples have another shape or type than those of `fit`.
+            InputError: the samples have another shape or type than those of `fit`; a ValueError, as scikit-learn's are.
         """
-        check_is_fitted(self, "classifier_")
-        samples, _ = _samples(X)
-        size = len(self.classes_)
-        logits = [np.zeros((0, size))]
-        some = at_once(self.classifier_.shape)
-        for start in range(0, len(samples), some):
-            part = torch.from_numpy(np.array(samples[start : start + some]))
-            logits.append(self.classifier_(part).double().cpu().numpy())
-        return np.concatenate(logits)
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
         """Probabilities [N, C], by the softmax of the logits; errors as `decision_function`."""
-        return torch.from_numpy(self.decision_function(X)).softmax(1).numpy()
+        return torch.from_numpy(self._logits(X)).softmax(1).numpy()
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Labels [N], of the kind that `fit` was given; errors as `decision_function`."""
-        logits = self.decision_function(X)
-        return np.asarray(self.classes_[logits.argmax(1)])
+        best = self._logits(X).argmax(1)
+        return np.asarray(self.classes_[best])
 
     def draw(self) -> Figure:
         """The weight function over the epochs with the weights of all samples, or the curves of a method without one.
@@ -181,6 +173,17 @@ class Classifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+    def _logits(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Of all classes [N, C]."""
+        check_is_fitted(self, "classifier_")
+        samples = to_predict(self, X)
+        logits = [np.zeros((0, len(self.classes_)))]
+        some = at_once(self.classifier_.shape)
+        for start in range(0, len(samples), some):
+            part = torch.from_numpy(np.array(samples[start : start + some]))
+            logits.append(self.classifier_(part).double().cpu().numpy())
+        return np.concatenate(logits)
 
     def _pair(self, name: str, pair: Pair | None) -> tuple[ArrayLike, NDArray[np.int64]] | None:
         """Samples, and their labels as numbers of classes."""
@@ -273,49 +276,3 @@ ARGUMENTS = {
     "seed": "seed",
 }
 """Settings that have an argument of their own."""
-
-
-def _own(
-    samples: ArrayLike,
-    codes: NDArray[np.int64],
-    clean: tuple[ArrayLike, NDArray[np.int64]] | None,
-    test: tuple[ArrayLike, NDArray[np.int64]] | None,
-    classes: NDArray[Any],
-) -> OwnData | OwnFeatures:
-    """What was given, as the package's own kinds of data."""
-    names = [str(name) for name in classes]
-    clean_samples, clean_labels = clean or (None, None)
-    test_samples, test_labels = test or (None, None)
-    first, vectors = _array(samples)
-    labels: dict[str, Any] = {
-        "train_labels": codes,
-        "test_labels": test_labels,
-        "clean_labels": clean_labels,
-        "class_names": names if len(set(names)) == len(names) else None,
-    }
-    others = [None if other is None else _array(other)[0] for other in (test_samples, clean_samples)]
-    if vectors:
-        return OwnFeatures(train_features=first, test_features=others[0], clean_features=others[1], **labels)
-    return OwnData(train_images=first, test_images=others[0], clean_images=others[1], **labels)
-
-
-def _checked(data: OwnData | OwnFeatures) -> OwnData | OwnFeatures:
-    return checked(data, NAME) if isinstance(data, OwnData) else checked(data, NAME)
-
-
-def _array(samples: ArrayLike) -> tuple[NDArray[Any], bool]:
-    """The samples, and whether they are vectors: whole numbers of two dimensions are taken for them too."""
-    array = np.asarray(samples)
-    if array.ndim == 2 and array.dtype.kind in "iub":
-        return array.astype(np.float64), True
-    return array, array.ndim == 2
-
-
-def _samples(samples: ArrayLike) -> tuple[NDArray[Any], bool]:
-    """The samples as the network takes them: images with their channels first."""
-    array, vectors = _array(samples)
-    if vectors:
-        return array.astype(np.float32), True
-    if array.ndim == 3:
-        array = array[..., None]
-    return (array.transpose(0, 3, 1, 2) if array.ndim == 4 else array), False

@@ -16,13 +16,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
 
 import mwray
 from mwray.config import ConfigError
 from mwray.data.given import GIVEN, _held, given, read
 from mwray.data.own import OwnFeatures, checked
 from mwray.records import Run
-from mwray.train.classifier import InputError
 from mwray.train.loop import train
 from mwray.worker import LocalWorker
 
@@ -79,7 +79,7 @@ def test_probabilities_and_labels_go_together(digits, fitted):
     assert chances.shape == (500, 10) and np.allclose(chances.sum(1), 1)
     assert (fitted.classes_[chances.argmax(1)] == fitted.predict(test)).all()
     assert fitted.predict(test[:0]).shape == (0,)
-    with pytest.raises(InputError, match="64"):
+    with pytest.raises(ValueError, match="expecting 64"):
         fitted.predict(test[:, :5])
 
 
@@ -159,6 +159,25 @@ def test_scikit_learns_tools_take_it(digits):
         clone(estimator).predict(features)
 
 
+@pytest.mark.slow
+def test_scikit_learns_own_checks_pass():
+    estimator = mwray.Classifier("base", epochs=15, settings={"optimizer.lr": 0.05}, device="cpu", verbose=False)
+    found = check_estimator(estimator, on_skip=None)
+    assert sum(check["status"] == "passed" for check in found) > 50
+    tables = [check["check_name"] for check in found if check["status"] == "skipped"]
+    assert set(tables) <= {"check_array_api_input", "check_dataframe_column_names_consistency"}  # need other packages
+
+
+def test_two_classes_have_one_decision(digits):
+    features, _, right, _, _ = digits
+    few = right < 2
+    estimator = quick(method="base").fit(features[few], right[few] == 1)
+    decision = estimator.decision_function(features[few])
+    assert decision.shape == (few.sum(),) and estimator.classes_.tolist() == [False, True]
+    assert ((decision > 0) == estimator.predict(features[few])).all()
+    np.testing.assert_allclose(1 / (1 + np.exp(-decision)), estimator.predict_proba(features[few])[:, 1])
+
+
 def test_whole_numbers_are_columns_too(digits):
     features, labels, _, (clean_x, clean_y), _ = digits
     whole = quick().fit(features.astype(np.uint8), labels, clean=(clean_x.astype(np.int64), clean_y))
@@ -192,16 +211,16 @@ def test_arrays_that_cannot_be_used_are_named(digits):
     broken[3, 4] = np.nan
     cases = [
         ((broken, labels), {}, "row 3, column 4"),
-        ((features, labels[:-1]), {}, "train_labels"),
+        ((features, labels[:-1]), {}, "inconsistent numbers"),
         ((features[..., None, None], labels), {}, "uint8"),
-        ((features, np.zeros_like(labels)), {}, "two different"),
+        ((features, np.zeros_like(labels)), {}, "y: holds one class only, 0"),
         ((features, labels), {"clean": (clean_x, clean_y + 1)}, "clean: the label 10 is none"),
         ((features, labels), {"clean": clean_x}, r"clean: give \(samples, labels\)"),
         ((features, labels), {"clean": (clean_x[:, 1:], clean_y)}, "63 columns"),
         ((features, labels), {"clean": (clean_x[clean_y > 0], clean_y[clean_y > 0])}, "'0'"),
     ]
     for arrays, further, message in cases:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ValueError, match=message):  # scikit-learn's, or a ConfigError
             quick().fit(*arrays, **further)
 
 

@@ -36,7 +36,8 @@ def vectors(name: str, part: str, given: Any) -> NDArray[np.float32]:
             name,
             part,
             f"holds {features[place]} in row {place[0]}, column {place[1]}",
-            "finite numbers that float32 can hold (fill in what is missing, or leave the row or the column out)",
+            "finite numbers, neither NaN nor inf, that float32 can hold (fill in what is missing, or leave the row or "
+            "the column out)",
         )
     return held
 
