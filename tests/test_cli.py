@@ -93,6 +93,16 @@ def test_a_search_tells_of_milestones_that_some_of_its_trials_never_reach(tmp_pa
     assert len(told(both, epochs=4)) == 1 and told(both) == []
 
 
+def test_a_table_tells_of_milestones_too_late_and_stretches_its_own(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("mwray.cluster.sweep.sweep", lambda jobs, **options: [])
+    arguments = ["tables", "--table", "3", "--rows", "BaseModel", "--columns", "flip 40", "--seeds", "2"]
+    arguments += ["--folder", str(tmp_path), "--set", "epochs=6"]
+    main(arguments)
+    assert not caplog.records
+    main([*arguments, "--set", "optimizer.milestones=[4,8]"])
+    assert [r.getMessage()[:52] for r in caplog.records] == ["optimizer.milestones: 8 is never reached with epochs"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

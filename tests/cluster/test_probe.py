@@ -120,6 +120,8 @@ def test_the_points_are_those_that_may_take_most():
     points = largest(space(searched, start=[]))
     assert [(point.model.name, point.batch_size) for point in points] == [("small_cnn", 200), ("mlp", 200)]
     assert largest(space({"optimizer.lr": {"float": [0.1, 1.0]}})) == [space().base]
+    kinds = {"optimizer.name": {"choice": ["sgd", "adamw"]}}  # Adam keeps two numbers beside each parameter
+    assert [point.optimizer.name for point in largest(space(kinds))] == ["sgd", "adamw"]
 
 
 def test_the_rehearsal_trains_some_steps_of_a_real_trial_and_keeps_nothing(tmp_path, monkeypatch):
