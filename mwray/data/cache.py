@@ -1,7 +1,8 @@
 """Decoded images kept as one memory-mapped file, so that the second start does not decode anything.
 
-The file is an ordinary .npy file (numpy.lib.format) that holds one record: the four arrays, the key of the files they
-were decoded from, and a checksum. Nothing is unpickled on load. It lies in a folder `.mwray` beside the source, or in
+The file begins as an ordinary .npy file (numpy.lib.format) that holds one record: the labels, the shapes of the images,
+the key of the files they were decoded from, and a checksum. The images' bytes follow; within the record NumPy would let
+them have 2 GiB. Nothing is unpickled on load. The file lies in a folder `.mwray` beside the source, or in
 `~/.cache/mwray` where that folder may not be written.
 """
 
@@ -11,6 +12,8 @@ import errno
 import fcntl
 import hashlib
 import logging
+import math
+import mmap
 import os
 import uuid
 import zlib
@@ -27,7 +30,9 @@ from mwray.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's number: Python 3.11 and 3.12 do not name it
+
+VERSION = 2
 """Raised whenever the layout of the file or the way images are decoded changes: older files are then rebuilt."""
 
 
@@ -41,6 +46,9 @@ class Arrays:
     test_labels: NDArray[np.int64]  # [M]
 
 
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Undecoded:
     """A data set that is decoded straight into the file: all of its images need not fit into memory."""
@@ -51,11 +59,9 @@ class Undecoded:
     fill: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
     """Writes the images into arrays [N, C, H, W] and [M, C, H, W]."""
 
-    def forms(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
-        """Type and shape of each of `FIELDS`."""
-        labels = {"train": self.train_labels, "test": self.test_labels}
-        images: dict[str, Any] = {f"{p}_images": (np.uint8, (len(held), *self.shape)) for p, held in labels.items()}
-        return images | {f"{part}_labels": (held.dtype, held.shape) for part, held in labels.items()}
+    def shapes(self) -> Shapes:
+        """Of the training and of the test images."""
+        return (len(self.train_labels), *self.shape), (len(self.test_labels), *self.shape)
 
     def in_memory(self) -> Arrays:
         """All of it decoded into memory.
@@ -64,9 +70,8 @@ class Undecoded:
             ConfigError: it does not fit.
             Whatever decoding raises.
         """
-        forms = self.forms()
         try:
-            train, test = (np.empty(forms[name][1], np.uint8) for name in ("train_images", "test_images"))
+            train, test = (np.empty(shape, np.uint8) for shape in self.shapes())
         except MemoryError as error:
             raise ConfigError(
                 f"data.source: the pictures fit neither on the disk beside them nor into memory ({error}); make room "
@@ -76,7 +81,9 @@ class Undecoded:
         return Arrays(train, self.train_labels, test, self.test_labels)
 
 
-FIELDS = ("train_labels", "test_labels", "train_images", "test_images")  # labels first keeps them aligned to 8 bytes
+FIELDS = ("train_labels", "test_labels", "train_images", "test_images")
+HEAD = ("key", "checksum", "train_shape", "test_shape", *FIELDS[:2])
+"""What the record at the file's beginning holds."""
 
 
 Build = Callable[[], Arrays | Undecoded]
@@ -120,11 +127,13 @@ def read(place: Path, key: str, *, speak: bool = False) -> Arrays | None:
         return None
     try:
         record = np.load(place, mmap_mode="c", allow_pickle=False)
-        if record.shape != (1,) or record.dtype.names != ("key", "checksum", *FIELDS):
+        if record.shape != (1,) or record.dtype.names != HEAD:
             raise ValueError("it was not written by mwray")
         if record["key"][0] != key.encode():
             raise ValueError("the files it was decoded from have changed")
-        arrays = Arrays(**{field: np.asarray(record[field][0]) for field in FIELDS})
+        train, test = _mapped(place, record.offset + record.nbytes, *(record[name][0].tolist() for name in HEAD[2:4]))
+        train_labels, test_labels = (np.asarray(record[name][0]) for name in HEAD[4:])
+        arrays = Arrays(train, train_labels, test, test_labels)
         if record["checksum"][0] != _checksum(arrays):
             raise ValueError("its checksum is wrong")
     except Exception as error:  # a damaged header makes numpy raise nearly anything
@@ -141,39 +150,63 @@ def write(place: Path, key: str, data: Arrays | Undecoded) -> None:
         OSError: the disk is full or the folder cannot be written.
         Whatever decoding raises, of what is not decoded yet.
     """
-    forms = data.forms() if isinstance(data, Undecoded) else {f: (a.dtype, a.shape) for f, a in vars(data).items()}
-    layout: list[tuple[Any, ...]] = [("key", "S64"), ("checksum", "<u8"), *((f, *forms[f]) for f in FIELDS)]
+    shapes = data.shapes() if isinstance(data, Undecoded) else (data.train_images.shape, data.test_images.shape)
+    layout: list[tuple[Any, ...]] = [("key", "S64"), ("checksum", "<u8"), *((name, "<i8", (4,)) for name in HEAD[2:4])]
+    layout += [(name, getattr(data, name).dtype, getattr(data, name).shape) for name in FIELDS[:2]]
     for left in place.parent.glob(f"{place.stem}.*.tmp"):  # by a process that was killed; `cached` holds the lock
         left.unlink(missing_ok=True)
     part = place.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         record = np.lib.format.open_memmap(part, "w+", np.dtype(layout), (1,))
-        _reserve(part)
-        record["key"] = key.encode()
-        for field in FIELDS[:2] if isinstance(data, Undecoded) else FIELDS:
-            record[field][0] = getattr(data, field)
+        start, sizes = record.offset + record.nbytes, [math.prod(shape) for shape in shapes]
+        _reserve(part, start + sum(sizes))
+        train, test = (
+            np.memmap(part, np.uint8, "r+", place, shape)
+            for place, shape in zip((start, start + sizes[0]), shapes, strict=True)
+        )
+        record["key"], (record["train_shape"], record["test_shape"]) = key.encode(), shapes
+        record["train_labels"], record["test_labels"] = data.train_labels, data.test_labels
         if isinstance(data, Undecoded):
-            data.fill(record["train_images"][0], record["test_images"][0])
-        record["checksum"] = _checksum(Arrays(**{field: record[field][0] for field in FIELDS}))
-        record.flush()
+            data.fill(train, test)
+        else:
+            train[:], test[:] = data.train_images, data.test_images
+        record["checksum"] = _checksum(Arrays(train, data.train_labels, test, data.test_labels))
+        for written in (train, test, record):
+            written.flush()
         os.replace(part, place)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _reserve(part: Path) -> None:
-    """Have the disk hold all of `part`: a mapped file that meets a full disk later would end the process.
+def _reserve(part: Path, size: int) -> None:
+    """Have the disk hold `size` bytes of `part`: a mapped file that meets a full disk later would end the process.
 
     Raises:
         OSError: there is no room.
     """
     with part.open("r+b") as file:
+        file.truncate(size)
         try:
-            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+            os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
             log.debug("%s: no space can be reserved on this file system", part)
+
+
+def _mapped(place: Path, start: int, *shapes: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """Arrays of `shapes`, one behind the other from `start` on, each page of which is copied when it is written to.
+
+    The system is asked to keep no memory for that (MAP_NORESERVE): it would refuse a file that is larger than it has.
+    """
+    with place.open("rb") as file:
+        flags, rights = mmap.MAP_PRIVATE | NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        held = mmap.mmap(file.fileno(), 0, flags=flags, prot=rights)
+    arrays = []
+    for shape in shapes:
+        arrays.append(np.frombuffer(held, np.uint8, math.prod(shape), start).reshape(shape))
+        start += math.prod(shape)
+    return arrays
 
 
 def _in_memory(data: Arrays | Undecoded) -> Arrays:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mwray.data import cache
-from mwray.data.cache import Arrays, cached
+from mwray.data.cache import Arrays, Undecoded, cached
 
 
 def _arrays(seed: int = 0) -> Arrays:
@@ -100,7 +101,7 @@ def _flip_a_pixel(place: Path) -> None:
 
 
 def _spoil_the_header(place: Path) -> None:
-    place.write_bytes(place.read_bytes().replace(b"train_images", b"train'images"))
+    place.write_bytes(place.read_bytes().replace(b"train_labels", b"train'labels"))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,21 @@ def test_a_full_disk_costs_the_cache_but_not_the_run(
         assert _equal(cached("set", source.parent, [source], _arrays), _arrays())
     assert "No space left" in caplog.text
     assert not list((source.parent / ".mwray").glob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_file_may_be_larger_than_two_gibibytes(source: Path) -> None:
+    """Which NumPy allows no record. Of the images one byte is written, the last; the rest are the disk's zeros."""
+    labels, test = np.arange(9000) % 7, np.zeros(1, np.int64)
+
+    def fill(train_images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> None:
+        train_images[-1, -1, -1, -1] = 77
+
+    for _ in range(2):
+        arrays = cached("set", source.parent, [source], lambda: Undecoded((3, 288, 288), labels, test, fill))
+        assert arrays.train_images.shape == (9000, 3, 288, 288) and arrays.train_images.nbytes > 2**31
+        assert int(arrays.train_images[-1].max()) == 77 and not arrays.test_images.any()
+        assert np.array_equal(arrays.train_labels, labels)
 
 
 def _decode_and_count(folder: Path) -> Arrays:

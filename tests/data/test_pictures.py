@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import threading
 import time
 from collections.abc import Callable
@@ -182,9 +183,9 @@ def test_pictures_go_straight_into_the_file(root: Path, monkeypatch: pytest.Monk
 
 
 def _is_mapped(array: Any) -> bool:
-    while array is not None and not isinstance(array, np.memmap):
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
         array = array.base
-    return array is not None
+    return isinstance(array.obj if isinstance(array, memoryview) else array, np.memmap | mmap.mmap)
 
 
 def test_a_full_disk_is_met_before_decoding(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
