@@ -105,6 +105,8 @@ def test_trainings_together_come_to_what_each_comes_to_alone(mode, tmp_path, dou
     foreign = ("method.",) if "base" in mode else ()
     foreign += ("optimizer.momentum",) if "adam" in mode else ()
     changes = [{name: v for name, v in change.items() if not name.startswith(foreign)} for change in DIFFERENT]
+    if mode == "adamw":
+        changes[0]["optimizer.betas"] = [0.7, 0.9]  # in no stack with the others
     trainings = experiments(changes, **{"model.name": "tests.pack.networks:AnyPrecision"}, **MODES[mode])
     notes = []
     runs, ended = both(tmp_path, trainings, at_once=3, note=notes.append)
