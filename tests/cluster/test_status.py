@@ -124,6 +124,25 @@ def test_status_needs_no_ray_takes_no_lock_and_changes_nothing(study, tmp_path):
     assert {path: after[path] for path in before if path.is_file()} == {p: t for p, t in before.items() if p.is_file()}
 
 
+def test_a_search_is_shown_at_every_moment_while_it_writes(tmp_path):
+    searched = Study(space(trials=20, sampler="random"), tmp_path)
+    _write_space(tmp_path, searched.space, searched.target)
+
+    def drive():
+        while (proposal := searched.next()) is not None:
+            finish_run(proposal.folder, proposal.experiment, 0.9)
+            searched.finish(proposal.number, 0.9)
+
+    driver, finished = threading.Thread(target=drive), [0]
+    driver.start()
+    while driver.is_alive():
+        seen = status.read(tmp_path)
+        finished.append(sum(line.state == "finished" for line in seen.lines))
+        assert all(line.epoch <= 2 and (line.validation is None or line.validation == 0.9) for line in seen.lines)
+    assert finished == sorted(finished)
+    assert sum(line.state == "finished" for line in status.read(tmp_path).lines) == 20
+
+
 def test_a_folder_without_a_search_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=f"--status {tmp_path}: no search is there"):
         status.read(tmp_path)
