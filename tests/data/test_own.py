@@ -127,7 +127,7 @@ N = len(GOOD.train_labels)
         ({"class_names": ("a", "b", "a")}, r"class_names .* is \('a', 'b', 'a'\); needed: two different"),
         ({"class_names": "abc"}, r"class_names .* is 'abc'"),
         (
-            {"train_labels": np.where(np.arange(N) == 3, 2**64 - 1, 0).astype(np.uint64)},
+            {"train_labels": np.where(np.arange(N) == 3, np.uint64(2**64 - 1), np.uint64(0))},
             r"train_labels .* holds 18446744073709551615; needed: classes from 0 on",
         ),
         (
