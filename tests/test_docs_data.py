@@ -15,7 +15,7 @@ from mwray.cli import main
 
 TEXT = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
 (EXAMPLE,) = (code for code in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "OwnFeatures" in code)
-(COMMAND,) = re.findall(r"    python launch/(train\.py own .*my_table:load(?:.*\\\n)?.*)", TEXT)
+(COMMAND,) = re.findall(r"    python launch/(train\.py vectors .*my_table:load(?:.*\\\n)?.*)", TEXT)
 
 
 @pytest.fixture

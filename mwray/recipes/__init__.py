@@ -24,6 +24,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     "fashion-flip": noise.fashion_flip,
     "own": own.own,
     "pictures": own.pictures,
+    "vectors": own.vectors,
     "paper": paper.paper,
     "official_pgc": paper.official_pgc,
     "official_stable": paper.official_stable,

@@ -37,6 +37,17 @@ SMALL = {
 GIVEN = own_features()
 
 
+def wide():
+    """For `data.source`: 700 features, 100 of each kind and nearly the same."""
+    few = np.repeat(np.arange(7), 100)
+    noise = np.random.default_rng(0).normal(0, 0.01, 700)
+    return replace(
+        GIVEN,
+        **{name: getattr(GIVEN, name)[:, few] * (1 + noise) for name in ("train_features", "test_features")},
+        clean_features=GIVEN.clean_features[:, few] * (1 + noise),
+    )
+
+
 def named():
     """For `data.source`: each vector has a text, and the labels are right."""
     texts = [f"sentence {number}" for number in range(120)]
@@ -169,3 +180,14 @@ def test_bfloat16_and_channels_last_leave_vectors_as_they_are(tmp_path, monkeypa
 def test_a_captured_iteration_gives_the_bits_of_the_eager_one(method, tmp_path):
     with torch.random.fork_rng():
         assert both(override(recipe("own"), SMALL | {"method.name": method}), tmp_path).replays > 0
+
+
+@pytest.mark.parametrize("network", ["linear", "mlp"])
+def test_the_recipe_of_vectors_trains_on_hundreds_of_features(network, tmp_path):
+    values = {name: value for name, value in SMALL.items() if name.startswith(("data.", "batch"))}
+    values |= {"data.source": "tests.train.test_vectors:wide", "model.name": network, "epochs": 8}
+    summary = train(
+        override(recipe("vectors"), values | {"optimizer.milestones": []}), tmp_path, worker=LocalWorker("cpu")
+    )
+    losses = [record["train.loss"] for record in Run(tmp_path).records()]
+    assert max(losses) < 5 and summary["test.last"] > 0.6  # chance is a third
