@@ -239,9 +239,8 @@ class Mirror:
         files = self._files()
         for name in sorted(files, key=_order):
             try:
-                stamp = _stamp(
-                    files[name]
-                )  # before reading: what is written meanwhile has another one, and goes next time
+                # Before reading: what is written meanwhile has another one, and goes next time.
+                stamp = _stamp(files[name])
                 data = files[name].read_bytes() if self._pushed.get(name) != stamp else None
             except FileNotFoundError:  # an old checkpoint, removed a moment ago
                 continue
@@ -254,7 +253,10 @@ class Mirror:
 
     def _fetch(self, name: str, path: Path) -> None:
         data = self.remote.read(name)
-        if data is not None:
+        if data is None:  # removed since it was listed: a copy from earlier would be pushed as if it were new
+            path.unlink(missing_ok=True)
+            self._pushed.pop(name, None)
+        else:
             write_atomically(path, data)
             self._pushed[name] = _stamp(path)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mwray.remote import Remote
+from mwray.remote import Mirror, Remote
 from mwray.storage import StorageError
 from tests.cluster.object_storage import bucket, place, server  # noqa: F401 - fixtures
 
@@ -72,3 +72,16 @@ def test_an_error_without_a_word_is_told_by_its_kind(place, monkeypatch):  # noq
 def test_a_place_below_is_asked_by_the_same_file_system(place):  # noqa: F811
     assert (place / "below").filesystem is not place.filesystem  # nobody had asked yet
     assert (place / "below").filesystem is place.filesystem
+
+
+def test_an_object_that_goes_between_the_listing_and_the_reading_is_not_there(place, tmp_path, monkeypatch):  # noqa: F811
+    place.write("kept", b"1")
+    place.write("removed", b"1")
+    mirror = Mirror(place, tmp_path)
+    mirror.pull()
+    objects, writer = Remote.objects, Remote(place.address)
+    monkeypatch.setattr(Remote, "objects", lambda self: (objects(self), writer.delete("removed"))[0])
+    mirror.pull()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    mirror.push()
+    assert set(objects(place)) == {"kept"}
