@@ -24,6 +24,8 @@ def vectors(name: str, part: str, given: Any) -> NDArray[np.float32]:
     if hasattr(given, "toarray"):  # SciPy's sparse formats
         found = f"is a sparse {type(given).__name__}"
         raise wrong(name, part, found, NEEDED + " (its toarray(); of very many columns reduce them first)")
+    if np.ma.is_masked(given):
+        raise wrong(name, part, "is a masked array with masked numbers", NEEDED + ", none of them missing")
     features = array(name, part, given, NEEDED)
     usable = features.dtype.kind == "f" and features.dtype.itemsize in (2, 4, 8)
     if not usable or features.ndim != 2 or 0 in features.shape:

@@ -148,6 +148,10 @@ class Sparse:
         ({"train_features": [["a", "b"]] * N}, rf"train_features .* is <U1 \[{N}, 2\]"),
         ({"train_features": None}, r"train_features .* is None"),
         (
+            {"train_features": np.ma.masked_less(GOOD.train_features, 0)},
+            r"train_features .* is a masked array .*missing",
+        ),
+        (
             {"train_labels": GOOD.train_labels[:-1]},
             rf"train_labels .* int64 \[{N - 1}\] for {N} vectors; .*each vector",
         ),
