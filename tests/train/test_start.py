@@ -22,7 +22,8 @@ from mwray.recipes import recipe
 from mwray.train import checkpoint, start
 from mwray.train.loop import Session, train
 from mwray.train.suspects import restored
-from mwray.worker import LocalWorker
+from mwray.worker import LocalWorker, Worker
+from tests.distributed.groups import processes
 from tests.methods.test_contract import NEEDED
 from tests.train.stopping import Stopped, Stopping
 from tests.train.test_pack import both, state_distance
@@ -214,6 +215,20 @@ def test_what_cannot_be_started_from_leaves_nothing_behind(weights: str, message
     with pytest.raises(ConfigError, match=r"^model\.weights: .*" + message):
         train(experiment(**{"model.weights": weights.format(tmp_path)}), tmp_path / "run", worker=LocalWorker("cpu"))
     assert not (tmp_path / "run").exists()
+
+
+def _starts_there(worker: Worker, file: Path, folder: Path) -> None:
+    """In a process of a group: the network is the file's, and after an epoch it is the same in all of them."""
+    settings = experiment(epochs=1, **{"model.weights": str(file), "method.name": "base"})
+    assert equal(predicting(Session(settings, folder, worker, ())), torch.load(file))
+    train(settings, folder, worker=worker)
+
+
+@pytest.mark.slow
+def test_every_process_of_a_group_starts_there(file: Path, tmp_path: Path) -> None:
+    processes(2, _starts_there, file, tmp_path / "together")
+    train(experiment(epochs=1, **{"model.weights": str(file), "method.name": "base"}), tmp_path / "alone")
+    assert state_distance(tmp_path / "together", tmp_path / "alone") < 1e-4
 
 
 def test_of_several_workers_the_first_tells(file: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
