@@ -1,7 +1,8 @@
 """Who finds the wrong labels: rankings of all training samples, and what a classifier reaches after each, over seeds.
 
     pip install -e '.[bench]' -c constraints.txt
-    python -m benchmarks.label_errors         digits as rows of pixels, three kinds of noise, five seeds: minutes
+    python -m benchmarks.label_errors                   digits as rows of pixels, three kinds of noise, five seeds
+    python -m benchmarks.label_errors --data cifar10    10,000 images by `benchmarks.patches`, three seeds: hours
 
 All but the logistic regression train the same network (`mlp`) by the same loop. cleanlab ranks by out-of-sample
 probabilities of plain training (five folds), as its documentation asks for, and trains again without what it takes for
@@ -9,7 +10,7 @@ wrong; around a logistic regression too, which cannot learn wrong labels by hear
 clean ones" it gets those that Meta-Weight-Net has, as right samples among the others.
 
 Columns: average precision of the ranking (1: every wrong label before every right one; the share of wrong ones is what
-chance gives), precision among as many samples as there are wrong labels, and accuracy on 500 test samples.
+chance gives), precision among as many samples as there are wrong labels, and accuracy on test samples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +38,60 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import mwray
+from benchmarks.patches import features
 from benchmarks.timing import surroundings
+from mwray.data.sources import load
 from mwray.reports.draw import BLUE, GREY, VERMILION, save, styled
 
 Array = NDArray[Any]
 Found = tuple[Array, float]
 """A score [N] that is higher for what is more likely wrong, and test accuracy."""
+Results = dict[str, dict[str, list[dict[str, Any]]]]
+"""By kind of noise and way, a mapping for each seed."""
 SHARES = np.linspace(0.02, 1.6, 80)
 """Places of the ranking that the picture shows, as shares of the number of wrong labels."""
 NOISE = {"40 % uniform": 0.4, "60 % uniform": 0.6, "40 % flip": 0.4}
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Samples with right labels, `clean` of which are held out for each seed, and test samples."""
+
+    x: Array
+    y: Array
+    test_x: Array
+    test_y: Array
+    clean: int
+
+
+def digits() -> Pool:
+    """scikit-learn's, as rows of pixels."""
+    x, test_x, y, test_y = _cut(*load_digits(return_X_y=True), 500, 0)
+    return Pool(x, y, test_x, test_y, 100)
+
+
+def cifar10() -> Pool:
+    """11,000 images to train with, 5,000 to test with, as responses to patches."""
+    source = load("cifar10")
+    print("learning patches of CIFAR-10 ...", flush=True)
+    vectors = features(np.concatenate([source.train_images[:11_000].numpy(), source.test_images[:5000].numpy()]))
+    labels, test = source.train_labels[:11_000].numpy(), source.test_labels[:5000].numpy()
+    return Pool(vectors[:11_000], labels, vectors[11_000:], test, 1000)
+
+
+DATA: dict[str, tuple[str, Callable[[], Pool], int]] = {
+    "digits": ("digits", digits, 5),
+    "cifar10": ("CIFAR-10", cifar10, 3),
+}
+"""By name: title, pool, seeds."""
+
+
 class Task:
     """One seed's data: `wrong` says which of the training labels `y` are not the right ones."""
 
-    def __init__(self, noise: str, seed: int) -> None:
-        features, labels = load_digits(return_X_y=True)
-        features, self.test_x, labels, self.test_y = _cut(features, labels, 500, 0)
-        self.x, self.clean_x, right, self.clean_y = _cut(features, labels, 100, seed)
+    def __init__(self, pool: Pool, noise: str, seed: int) -> None:
+        self.test_x, self.test_y = pool.test_x, pool.test_y
+        self.x, self.clean_x, right, self.clean_y = _cut(pool.x, pool.y, pool.clean, seed)
         random = np.random.default_rng(seed)
         uniform, flipped = random.integers(0, 10, len(right)), (right + random.integers(1, 3, len(right))) % 10
         other = uniform if "uniform" in noise else flipped
@@ -126,35 +164,50 @@ def measured(task: Task, way: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and write label_errors.json."""
+    """Measure, print, and write NAME-label-errors.json and its picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", choices=tuple(DATA), default="digits")
+    parser.add_argument("--seeds", type=int, help="default: 5 of digits, 3 of CIFAR-10")
+    parser.add_argument("--ways", default=";".join(WAYS), metavar="A;B;..", help=f"of {'; '.join(WAYS)}")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
     options = parser.parse_args()
-    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for noise in NOISE:
-        for seed in range(options.seeds):
-            task = Task(noise, seed)
-            for way in WAYS:
-                results.setdefault(noise, {}).setdefault(way, []).append(measured(task, way))
-            print(f"{noise}, seed {seed + 1} of {options.seeds}: done", flush=True)
-        _print(noise, results[noise])
+    title, pool, seeds = DATA[options.data]
     options.out.mkdir(parents=True, exist_ok=True)
-    found = {"surroundings": surroundings("cpu"), "results": results}
-    (options.out / "label_errors.json").write_text(json.dumps(found, indent=1))
-    save(drawn(results), options.out / "label-errors.png")
+    for results in measure(title, pool(), options.seeds or seeds, options.ways.split(";")):
+        found = {"surroundings": surroundings("cpu"), "results": results}
+        (options.out / f"label-errors-{options.data}.json").write_text(json.dumps(found, indent=1))
+        save(drawn(results), options.out / f"label-errors-{options.data}.png")
+
+
+def measure(title: str, pool: Pool, seeds: int, ways: Sequence[str]) -> Iterator[Results]:
+    """All ways on all kinds of noise, a table for each kind; what there is after each."""
+    results: Results = {}
+    began, done, total = time.perf_counter(), 0, len(NOISE) * seeds * len(ways)
+    for noise in NOISE:
+        rows = results.setdefault(f"{title}, {noise}", {way: [] for way in ways})
+        for seed in range(seeds):
+            task = Task(pool, noise, seed)
+            for way in ways:
+                rows[way].append(measured(task, way))
+                done += 1
+                left = (time.perf_counter() - began) / done * (total - done)
+                print(f"{done}/{total}: {noise}, seed {seed}, {way} (ETA {left / 60:.0f} min)", flush=True)
+        _print(f"{title}, {noise}", rows)
+        yield results
 
 
 @styled
-def drawn(results: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Figure:
+def drawn(results: Results) -> Figure:
     """Precision among the first so many samples of each ranking, mean over seeds; a panel for each kind of noise."""
     figure = Figure(figsize=(3.4 * len(results), 3.6), layout="constrained")
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     for axes, (noise, rows) in zip(panels, results.items(), strict=True):
         for way, (color, style) in LINES.items():
+            if way not in rows:
+                continue
             axes.plot(SHARES, np.mean([one["curve"] for one in rows[way]], 0), color=color, linestyle=style, label=way)
         axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
-        axes.set_title(f"digits, {noise}", fontsize=9, loc="left")
+        axes.set_title(noise, fontsize=9, loc="left")
         axes.set_xlabel("samples looked at / wrong labels")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     figure.axes[0].set_ylabel("of them wrong")
@@ -173,8 +226,8 @@ LINES = {
 """Ways that the picture shows."""
 
 
-def _print(noise: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    table = Table("way", "average precision", "precision", "test accuracy, %", "seconds", title=f"digits, {noise}")
+def _print(title: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    table = Table("way", "average precision", "precision", "test accuracy, %", "seconds", title=title)
     for way, found in rows.items():
         table.add_row(way, *(_cell(found, name, scale) for name, scale in COLUMNS.items()))
     Console(width=120).print(table)

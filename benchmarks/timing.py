@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PACKAGES = ("torch", "higher", "torchopt", "betty-ml", "numpy")
+PACKAGES = ("torch", "higher", "torchopt", "betty-ml", "numpy", "scikit-learn", "cleanlab")
 
 
 def interleaved(

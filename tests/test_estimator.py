@@ -29,7 +29,7 @@ from mwray.worker import LocalWorker
 
 @pytest.fixture(scope="module")
 def digits():
-    """Rows of pixels with 40 % of the training labels drawn anew: training, clean and test ones."""
+    """Rows of pixels, 40 % of the training labels those of one of two other classes: training, clean and test ones."""
     features, labels = load_digits(return_X_y=True)
     features, test_x, labels, test_y = train_test_split(
         features, labels, test_size=500, stratify=labels, random_state=0
@@ -38,7 +38,7 @@ def digits():
         features, labels, test_size=100, stratify=labels, random_state=0
     )
     random = np.random.default_rng(0)
-    given = np.where(random.random(len(labels)) < 0.4, random.integers(0, 10, len(labels)), labels)
+    given = np.where(random.random(len(labels)) < 0.4, (labels + random.integers(1, 3, len(labels))) % 10, labels)
     return features, given, labels, (clean_x, clean_y), (test_x, test_y)
 
 
@@ -57,19 +57,19 @@ def as_images(rows):
 @pytest.fixture(scope="module")
 def fitted(digits):
     features, given, _, clean, test = digits
-    return mwray.Classifier(verbose=False, device="cpu", epochs=25).fit(features, given, clean=clean, test=test)
+    return mwray.Classifier(verbose=False, device="cpu", epochs=30).fit(features, given, clean=clean, test=test)
 
 
 def test_it_learns_from_wrong_labels_and_names_them(digits, fitted):
     features, given, right, clean, test = digits
-    plain = mwray.Classifier("base", verbose=False, device="cpu", epochs=25).fit(features, given, clean=clean)
-    assert fitted.score(*test) > plain.score(*test) + 0.08
+    plain = mwray.Classifier("base", verbose=False, device="cpu", epochs=30).fit(features, given, clean=clean)
+    assert fitted.score(*test) > plain.score(*test) + 0.03
     wrong = given != right
     assert wrong[fitted.suspects_[:200]].mean() > 0.95 > wrong.mean() + 0.5
     assert fitted.sample_weight_[wrong].mean() < 0.3 * fitted.sample_weight_[~wrong].mean()
     assert plain.sample_weight_ is None and wrong[plain.suspects_[:200]].mean() > 0.5
     assert fitted.summary_["test.last"] == pytest.approx(fitted.score(*test))
-    assert fitted.history_[-1]["epoch"] == 25 and "test.accuracy" in fitted.history_[0]
+    assert fitted.history_[-1]["epoch"] == 30 and "test.accuracy" in fitted.history_[0]
     assert not any(name.startswith("test") for name in plain.summary_)
 
 
@@ -161,8 +161,9 @@ def test_scikit_learns_tools_take_it(digits):
 
 @pytest.mark.slow
 def test_scikit_learns_own_checks_pass():
-    estimator = mwray.Classifier("base", epochs=15, settings={"optimizer.lr": 0.05}, device="cpu", verbose=False)
-    found = check_estimator(estimator, on_skip=None)
+    estimator = mwray.Classifier("base", epochs=30, settings={"optimizer.lr": 0.01}, device="cpu", verbose=False)
+    rounding = {"check_methods_subset_invariance": "asks for 1e-7, and float32 rounds by the size of the batch"}
+    found = check_estimator(estimator, on_skip=None, expected_failed_checks=rounding)
     assert sum(check["status"] == "passed" for check in found) > 50
     tables = [check["check_name"] for check in found if check["status"] == "skipped"]
     assert set(tables) <= {"check_array_api_input", "check_dataframe_column_names_consistency"}  # need other packages
