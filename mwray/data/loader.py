@@ -231,7 +231,11 @@ def normalised(images: Tensor, first: Tensor, second: Tensor, layout: torch.memo
 
 def _has_room(device: torch.device, images: Tensor) -> bool:
     """Whether `images` take at most half of what the device has free: the rest is for networks and activations."""
-    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, from trials before
+    return images.nbytes <= (free + kept) / 2
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
