@@ -24,7 +24,7 @@ from mwray.config import ConfigError, fingerprint, leaves, override
 from mwray.data.given import given
 from mwray.data.loader import at_once
 from mwray.data.own import OwnData, OwnFeatures
-from mwray.estimator_arrays import Pair, own_data, to_fit, to_predict
+from mwray.estimator_arrays import Pair, beside, own_data, plain, to_fit, to_predict
 from mwray.experiment import Experiment
 from mwray.methods.registry import METHODS
 from mwray.recipes import recipe
@@ -123,7 +123,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ConfigError(f"y: holds one class only, {self.classes_[0]}; two or more are needed")
-        data = own_data(X, codes, self._pair("clean", clean), self._pair("test", test), self.classes_)
+        others = [beside(self, name, pair, self.classes_) for name, pair in (("clean", clean), ("test", test))]
+        data = own_data(X, codes, others[0], others[1], self.classes_)
         with given(data) as name, self._place() as parent:
             self.experiment_ = self._experiment(name, data)
             folder = parent / f"{self.method}-{fingerprint(self.experiment_)}"
@@ -186,19 +187,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
             logits.append(self.classifier_(part).double().cpu().numpy())
         return np.concatenate(logits)
 
-    def _pair(self, name: str, pair: Pair | None) -> tuple[ArrayLike, NDArray[np.int64]] | None:
-        """Samples, and their labels as numbers of classes."""
-        if pair is None:
-            return None
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ConfigError(f"{name}: give (samples, labels), two arrays; {type(pair).__name__} was given")
-        samples, labels = pair[0], np.asarray(pair[1])
-        place = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
-        unknown = labels[self.classes_[place] != labels]
-        if len(unknown):
-            raise ConfigError(f"{name}: the label {unknown[0]} is none of y's: {', '.join(map(str, self.classes_))}")
-        return samples, place.astype(np.int64)
-
     @contextmanager
     def _place(self) -> Iterator[Path]:
         """The folder for the run's folder."""
@@ -215,7 +203,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return [*shown, PicturesSink(), TensorBoardSink(), ArraysSink()]
 
     def _experiment(self, source: str, data: OwnData | OwnFeatures) -> Experiment:
-        further = dict(self.settings or {})
+        further = plain(self.settings or {})
+        if not isinstance(further, dict):
+            kind = type(further).__name__
+            raise ConfigError(f'settings: give a dict such as {{"optimizer.lr": 0.05}}; {kind} was given')
         for name, argument in ARGUMENTS.items():
             if name in further:
                 raise ConfigError(f"settings: {name} is given by the argument {argument!r} of Classifier or fit")
@@ -234,7 +225,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             "batch_size": min(100, left) if self.batch_size is None else self.batch_size,
             "seed": self.seed,
         }
-        experiment = override(recipe("own"), values)
+        experiment = override(recipe("own"), plain(values))
         return override(override(experiment, _optimizer(experiment, data)), further)
 
     def _num_meta(self, data: OwnData | OwnFeatures, validation: int) -> int:

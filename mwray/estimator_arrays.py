@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from mwray.config import ConfigError
 from mwray.data.own import OwnData, OwnFeatures, checked
 
 Pair = tuple[ArrayLike, ArrayLike]
@@ -35,6 +39,41 @@ def to_fit(estimator: BaseEstimator, samples: ArrayLike, labels: ArrayLike) -> t
         given = column_or_1d(given, warn=True)
     check_classification_targets(given)
     return array, given
+
+
+def beside(
+    estimator: BaseEstimator, name: str, pair: Pair | None, classes: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
+    """Samples that `fit` takes beside X, in X's form, and their labels as numbers of `classes` [C].
+
+    Raises:
+        ConfigError: it is no pair, its columns are not X's or in another order, a label is none of y's; `name`s it.
+    """
+    if pair is None:
+        return None
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ConfigError(f"{name}: give (samples, labels), two arrays; {type(pair).__name__} was given")
+    try:
+        samples = np.asarray(pair[0])
+        if not _is_images(pair[0]):
+            samples = validate_data(estimator, pair[0], dtype="numeric", reset=False, ensure_all_finite=False)
+        labels = column_or_1d(pair[1]).tolist()
+    except (TypeError, ValueError) as error:  # scikit-learn's, of X and y
+        raise ConfigError(f"{name}: {error}") from error
+    number = {label: k for k, label in enumerate(classes.tolist())}
+    unknown = [label for label in labels if label not in number]
+    if unknown:
+        raise ConfigError(f"{name}: the label {unknown[0]!r} is none of y's: {', '.join(map(repr, number))}")
+    return samples, np.array([number[label] for label in labels], np.int64)
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON has it: NumPy's numbers, as a grid of `np.arange` gives them, and paths too."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def to_predict(estimator: BaseEstimator, samples: ArrayLike) -> NDArray[Any]:
@@ -74,8 +113,20 @@ def own_data(
         vectors = OwnFeatures(
             train_features=_array(samples), test_features=others[0], clean_features=others[1], **labels
         )
-        return checked(vectors, NAME)
-    return checked(OwnData(train_images=samples, test_images=others[0], clean_images=others[1], **labels), NAME)
+        return _checked(vectors)
+    return _checked(OwnData(train_images=samples, test_images=others[0], clean_images=others[1], **labels))
+
+
+def _checked(data: OwnData | OwnFeatures) -> OwnData | OwnFeatures:
+    """As `checked`, its errors in the words of `fit`: X for train_features, clean for clean_labels."""
+    try:
+        return checked(data, NAME) if isinstance(data, OwnFeatures) else checked(data, NAME)
+    except ConfigError as error:
+        part = re.match(rf"data\.source: (train|clean|test)_(\w+) of {NAME!r} ", str(error))
+        if part is None:
+            raise
+        beside_x = {"labels": "y"}.get(part[2], "X") if part[1] == "train" else f"{part[1]}: its {part[2]}"
+        raise ConfigError(f"{beside_x} {str(error)[part.end() :]}") from None
 
 
 def _is_images(samples: ArrayLike) -> bool:

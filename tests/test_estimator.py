@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -191,6 +192,7 @@ def test_whole_numbers_are_columns_too(digits):
     [
         ({"method": "mwnte"}, "mwnet"),
         ({"settings": {"optimizer.lrr": 1}}, r"optimizer\.lr"),
+        ({"settings": ["optimizer.lr=1"]}, "settings: give a dict"),
         ({"settings": {"epochs": 3}}, "'epochs' of Classifier"),
         ({"settings": {"data.num_meta": "many"}}, r"data\.num_meta"),
         ({"settings": {"data.num_meta": 200}}, "at most"),
@@ -211,18 +213,49 @@ def test_arrays_that_cannot_be_used_are_named(digits):
     broken = features.copy()
     broken[3, 4] = np.nan
     cases = [
-        ((broken, labels), {}, "row 3, column 4"),
+        ((broken, labels), {}, "^X holds nan in row 3, column 4"),
         ((features, labels[:-1]), {}, "inconsistent numbers"),
         ((features[..., None, None], labels), {}, "uint8"),
         ((features, np.zeros_like(labels)), {}, "y: holds one class only, 0"),
         ((features, labels), {"clean": (clean_x, clean_y + 1)}, "clean: the label 10 is none"),
         ((features, labels), {"clean": clean_x}, r"clean: give \(samples, labels\)"),
-        ((features, labels), {"clean": (clean_x[:, 1:], clean_y)}, "63 columns"),
-        ((features, labels), {"clean": (clean_x[clean_y > 0], clean_y[clean_y > 0])}, "'0'"),
+        (
+            (features, labels),
+            {"clean": (clean_x, clean_y.astype(str))},
+            "clean: the label '.' is none of y's: 0, 1",
+        ),
+        ((features, labels), {"clean": (clean_x, [None] * 100)}, "clean: the label None is none"),
+        ((features, labels), {"clean": (clean_x[1:], clean_y)}, "clean: its labels is int64 .100. for 99 vectors"),
+        ((features, labels), {"clean": (csr_matrix(clean_x), clean_y)}, "clean: Sparse data"),
+        ((features, labels), {"clean": (clean_x[:, 1:], clean_y)}, "clean: X has 63 features"),
+        ((features, labels), {"test": (clean_x[:, 1:], clean_y)}, "test: X has 63 features"),
+        ((features, labels), {"clean": (clean_x[clean_y > 0], clean_y[clean_y > 0])}, "clean: its labels .* '0'"),
     ]
     for arrays, further, message in cases:
         with pytest.raises(ValueError, match=message):  # scikit-learn's, or a ConfigError
             quick().fit(*arrays, **further)
+
+
+def test_columns_of_the_clean_samples_in_another_order_are_refused():
+    pandas = pytest.importorskip("pandas")
+    labels = np.arange(60) % 2
+    table = pandas.DataFrame(np.random.default_rng(0).random((60, 3)), columns=["a", "b", "c"]).assign(d=True, e=1)
+    turned = table[table.columns[::-1]]
+    quick().fit(table, labels, clean=(table, labels[:, None]))
+    for name in ("clean", "test"):
+        with pytest.raises(ConfigError, match=f"{name}: The feature names should match"):
+            quick().fit(table, labels, **{"clean": (table, labels), name: (turned, labels)})
+
+
+def test_settings_may_be_numpys_numbers_and_paths(digits, tmp_path):
+    features, labels, _, clean, _ = digits
+    first = quick(folder=tmp_path).fit(features, labels, clean=clean)
+    settings = {"optimizer.lr": np.float32(0.25), "optimizer.betas": np.array([0.5, 0.75]), "model.weights": first.run_}
+    estimator = quick(epochs=np.int64(1), seed=np.int32(3), batch_size=np.int64(50), settings=settings)
+    experiment = estimator.fit(features, labels, clean=clean).experiment_
+    assert (experiment.epochs, experiment.seed, experiment.batch_size) == (1, 3, 50)
+    assert (experiment.optimizer.lr, experiment.optimizer.betas) == (0.25, (0.5, 0.75))
+    assert experiment.model.weights == str(first.run_)
 
 
 def test_arrays_of_another_process_are_not_there():
