@@ -171,7 +171,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return draw.in_notebooks(draw.weights(curves, Samples(self.sample_loss_[there], None, weights)))
 
     def __sklearn_tags__(self) -> Any:
-        """Images have more than two dimensions; no training repeats on another machine to the last bit."""
+        """Images have more than two dimensions."""
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
@@ -215,6 +215,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         validation = sizes["data.num_validation"]
         meta = sizes["data.num_meta"] if "data.num_meta" in further else self._num_meta(data, validation)
         left = len(data.train_labels) - (meta + validation if data.clean_labels is None else 0)
+        fewer = further.get("data.num_train")
+        left = min(left, fewer) if isinstance(fewer, int) and fewer > 0 else left
         values = {
             "data.source": source,
             "data.num_meta": meta,
@@ -226,7 +228,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             "seed": self.seed,
         }
         experiment = override(recipe("own"), plain(values))
-        return override(override(experiment, _optimizer(experiment, data)), further)
+        chosen = further.get("optimizer.name")
+        return override(override(experiment, _optimizer(experiment, data, chosen)), further)
 
     def _num_meta(self, data: OwnData | OwnFeatures, validation: int) -> int:
         """As many clean samples as there are of each class alike; a part of the training samples without any."""
@@ -256,12 +259,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
             self.sample_weight_[found.index] = found.weight
 
 
-def _optimizer(experiment: Experiment, data: OwnData | OwnFeatures) -> dict[str, Any]:
+def _optimizer(experiment: Experiment, data: OwnData | OwnFeatures, chosen: str | None) -> dict[str, Any]:
     """What moves the network: of images the recipe's SGD, of vectors AdamW, whose rate suits any number of columns.
 
-    SGD's 0.1 diverges on 1,600 normalised columns. Beside AdamW the look-ahead is its own step (docs/tuning.md).
+    SGD's 0.1 diverges on 1,600 normalised columns. Beside AdamW the look-ahead is its own step (docs/tuning.md); who
+    has `chosen` SGD for vectors gets it as images have it, with the paper's look-ahead.
     """
-    if isinstance(data, OwnFeatures):
+    if isinstance(data, OwnFeatures) and chosen != "sgd":
         ahead = "method.meta.look_ahead"
         own_step = {ahead: "optimizer"} if ahead in leaves(experiment) else {}
         return {"optimizer.name": "adamw", "optimizer.schedule": "cosine", **own_step}

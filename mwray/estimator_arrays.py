@@ -77,10 +77,14 @@ def plain(value: Any) -> Any:
 
 
 def to_predict(estimator: BaseEstimator, samples: ArrayLike) -> NDArray[Any]:
-    """Samples as the network takes them: images with their channels first."""
+    """Samples as the network takes them: images with their channels first.
+
+    Raises:
+        ValueError: what scikit-learn refuses, such as a number that is not finite, also in float32.
+    """
     if not _is_images(samples):
-        array = validate_data(estimator, samples, dtype="numeric", reset=False, ensure_min_samples=0)
-        return np.asarray(array, np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            return validate_data(estimator, samples, dtype=np.float32, reset=False, ensure_min_samples=0)
     array = np.asarray(samples)
     if array.ndim == 3:
         array = array[..., None]
@@ -136,4 +140,4 @@ def _is_images(samples: ArrayLike) -> bool:
 def _array(samples: ArrayLike) -> NDArray[Any]:
     """The samples; whole numbers of two dimensions are vectors too."""
     array = np.asarray(samples)
-    return array.astype(np.float64) if array.ndim == 2 and array.dtype.kind in "iub" else array
+    return array.astype(np.float32) if array.ndim == 2 and array.dtype.kind in "iub" else array

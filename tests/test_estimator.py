@@ -218,6 +218,7 @@ def test_arrays_that_cannot_be_used_are_named(digits):
         ((features[..., None, None], labels), {}, "uint8"),
         ((features, np.zeros_like(labels)), {}, "y: holds one class only, 0"),
         ((features, labels), {"clean": (clean_x, clean_y + 1)}, "clean: the label 10 is none"),
+        ((features, labels), {"clean": (clean_x, None)}, "clean: "),
         ((features, labels), {"clean": clean_x}, r"clean: give \(samples, labels\)"),
         (
             (features, labels),
@@ -256,6 +257,27 @@ def test_settings_may_be_numpys_numbers_and_paths(digits, tmp_path):
     assert (experiment.epochs, experiment.seed, experiment.batch_size) == (1, 3, 50)
     assert (experiment.optimizer.lr, experiment.optimizer.betas) == (0.25, (0.5, 0.75))
     assert experiment.model.weights == str(first.run_)
+
+
+def test_a_limited_training_set_makes_the_batch_as_small(digits):
+    features, labels, _, clean, _ = digits
+    assert quick(settings={"data.num_train": 60}).fit(features, labels, clean=clean).experiment_.batch_size == 60
+
+
+def test_sgd_for_vectors_is_that_of_images(digits):
+    features, labels, _, clean, _ = digits
+    chosen = quick(epochs=4, settings={"optimizer.name": "sgd", "optimizer.lr": 0.01}).fit(
+        features, labels, clean=clean
+    )
+    assert chosen.experiment_.method.meta.look_ahead == "sgd"
+    assert chosen.experiment_.optimizer.milestones == (3,)
+
+
+def test_numbers_beyond_float32_are_refused(digits, fitted):
+    rows = digits[0][:3].copy()
+    rows[1, 2] = 1e300
+    with pytest.raises(ValueError, match="float32"):
+        fitted.predict(rows)
 
 
 def test_arrays_of_another_process_are_not_there():

@@ -45,10 +45,12 @@ def vectors(name: str, part: str, given: Any) -> NDArray[np.float32]:
 
 
 def not_finite(features: NDArray[Any]) -> tuple[int, int] | None:
-    """Row and column of the first number of `features` [N, D] that is infinite or none at all; None: there is none."""
+    """Row and column of the first number of `features` [N, D] that is NaN, or infinite in float32; None: none is."""
     for start, part in _some(features):
-        if not np.isfinite(part).all():
-            row, column = np.argwhere(~np.isfinite(part))[0].tolist()
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(part.astype(np.float32, copy=False))
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0].tolist()
             return start + row, column
     return None
 

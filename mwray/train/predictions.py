@@ -163,5 +163,5 @@ def _read(path: Path, classifier: TrainedClassifier) -> NDArray[Any]:
     place = not_finite(images) if images.dtype.kind == "f" and images.ndim == 2 else None
     if place is not None:
         found = f"holds {images[place]} in row {place[0]}, column {place[1]}"
-        raise InputError(f"{path}: {found}; finite numbers are needed")
+        raise InputError(f"{path}: {found}; finite numbers are needed, that float32 can hold")
     return images

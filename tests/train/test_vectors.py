@@ -123,10 +123,13 @@ def test_predict_refuses_in_one_line(run, tmp_path, capsys):
     broken[4, 2] = np.nan
     np.save(tmp_path / "broken.npy", broken)
     np.save(tmp_path / "narrow.npy", broken[:, :3] * 0)
+    large = np.where(np.isnan(broken), 1e300, broken.astype(np.float64))
+    np.save(tmp_path / "large.npy", large)
     (tmp_path / "text.npy").write_text("no array")
     for name, message in (
         ("broken", "broken.npy: holds nan in row 4, column 2; finite numbers are needed"),
         ("narrow", "narrow.npy: holds nan in row 4, column 2"),
+        ("large", "large.npy: holds 1e+300 in row 4, column 2; finite numbers are needed, that float32 can hold"),
         ("text", "it holds no plain array); save one array by numpy.save, float32 (or float16, float64) [N, 7]"),
     ):
         assert main(["predict", str(run), str(tmp_path / f"{name}.npy")]) == 2
