@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,16 @@ def test_no_file_grows_beyond_what_can_be_read_at_once(path):
 def test_every_package_has_a_docstring():
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_training_needs_neither_ray_nor_arrow_nor_torchvision():
+    """As on a GPU's machine that has PyTorch and little else (docs/gpu.md)."""
+    code = """
+import importlib, sys
+sys.modules |= dict.fromkeys(("ray", "optuna", "pyarrow", "torchvision", "timm", "safetensors"))
+for name in ("estimator", "train.loop", "train.pack", "train.predictions", "train.suspects", "cli_train", "meta.step"):
+    importlib.import_module(f"mwray.{name}")
+importlib.import_module("benchmarks.gpu")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

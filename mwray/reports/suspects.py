@@ -6,11 +6,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
@@ -18,6 +16,9 @@ from numpy.typing import NDArray
 from mwray.records import write_atomically
 from mwray.reports.draw import BLUE, GREY, VERMILION, save, styled
 from mwray.reports.picture_data import Bools, Floats
+
+if TYPE_CHECKING:  # only who writes the list needs it, and a machine for training may have none
+    import pyarrow as pa
 
 SHOWN = 48
 """Samples on the contact sheet."""
@@ -67,6 +68,8 @@ def precision_recall(wrong: Bools) -> tuple[Floats, Floats]:
 
 def table(suspects: Suspects) -> pa.Table:
     """One row per sample with its rank from 1; labels also by name; what is not known is left out."""
+    import pyarrow as pa
+
     names = np.asarray(suspects.classes)
     columns: dict[str, object] = {
         "rank": np.arange(1, len(suspects.index) + 1),
@@ -96,12 +99,14 @@ def write(suspects: Suspects, images: NDArray[np.uint8] | None, folder: Path) ->
         images: [K, H, W, 3 or 1], the first K of them; None: the samples are none, and there is no suspects.png.
         folder: made if it is not there.
     """
+    from pyarrow import csv, parquet
+
     rows = table(suspects)
     buffer = io.BytesIO()
-    pa.parquet.write_table(rows, buffer)
+    parquet.write_table(rows, buffer)
     write_atomically(folder / "suspects.parquet", buffer.getvalue())
     buffer = io.BytesIO()
-    pa.csv.write_csv(rows, buffer)
+    csv.write_csv(rows, buffer)
     write_atomically(folder / "suspects.csv", buffer.getvalue())
     if images is not None:
         save(contact_sheet(suspects, images), folder / "suspects.png")
