@@ -72,7 +72,7 @@ def _address_for_a_path(options: argparse.Namespace) -> str | None:
                 (train, "source"): "--from",
                 (cli_reports.report, "folder"): "the folder",
                 (cli_predict.predict, "run"): "RUN",
-                (cli_predict.predict, "images"): "IMAGES.npy",
+                (cli_predict.predict, "images"): "FILES",
             }
             flag = named.get((options.verb, name), f"--{name.replace('_', '-')}")
             return f"{flag}: an address was given; only --folder of train and tune, and --status, take one; give a path"

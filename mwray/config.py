@@ -126,7 +126,7 @@ def parse(settings: Any, assignment: str) -> tuple[str, Any]:
     name, equals, text = (part.strip() for part in assignment.partition("="))
     if not equals or not name:
         raise ConfigError(f"{assignment!r} is not of the form field=value, for example seed=1")
-    if text.lower() in ("none", "null") and not takes_text(type(settings), to_dict(settings), name, text):
+    if text.lower() in ("none", "null") and not takes_text(type(settings), _whole(settings), name, text):
         return name, None
     if isinstance(leaves(settings).get(name), str):
         return name, text

@@ -72,6 +72,13 @@ def published(name: str) -> dict[str, Tensor]:
             source = f"put {weights.url} into {torch.hub.get_dir()}/checkpoints"
             model = module.get_model(network, weights=weights)
         else:
+            _known_to_timm(module, network)
+            found = module.get_pretrained_cfg(network)
+            if found is None or not found.has_weights:
+                raise ConfigError(
+                    f"model.weights: timm publishes no weights for {network!r}; leave it out, or give the path of a "
+                    "file that holds some"
+                )
             source = "bring timm's cache, ~/.cache/huggingface/hub, from a machine where it could"
             model = module.create_model(network, pretrained=True)
     except ConfigError:
@@ -95,6 +102,7 @@ def statistics(name: str) -> Statistics | None:
     library, _, network = name.partition(":")
     module = _library(name)
     if library == "timm":
+        _known_to_timm(module, network)
         found = module.get_pretrained_cfg(network)
         return None if found is None else (tuple(found.mean), tuple(found.std))
     if network in TRANSFORMING:
@@ -152,6 +160,13 @@ def _known(name: str, network: str, known: Iterable[str]) -> None:
         raise ConfigError(f"model.name: {library} has no classifier {network!r}.{hint} {call} gives all names")
 
 
+def _known_to_timm(timm: ModuleType, network: str) -> None:
+    base, dot, _ = network.partition(".")
+    _known(f"timm:{network}", base, timm.list_models())
+    if dot and network not in (tagged := timm.list_pretrained(f"{base}.*")):
+        raise ConfigError(f"model.name: timm has no weights {network!r}; known: {', '.join(tagged) or 'none'}")
+
+
 def _torchvision(models: ModuleType, network: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     _known(f"torchvision:{network}", network, models.list_models(module=models))
     channels, height, width = shape
@@ -172,10 +187,7 @@ def _torchvision(models: ModuleType, network: str, num_classes: int, shape: tupl
 
 
 def _timm(timm: ModuleType, network: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    base, dot, tag = network.partition(".")
-    _known(f"timm:{network}", base, timm.list_models())
-    if dot and network not in (tagged := timm.list_pretrained(f"{base}.*")):
-        raise ConfigError(f"model.name: timm has no weights {network!r}; known: {', '.join(tagged) or 'none'}")
+    _known_to_timm(timm, network)
     channels, height, width = shape
     found = timm.get_pretrained_cfg(network)
     sized = {"img_size": (height, width)} if found is not None and found.fixed_input_size else {}

@@ -16,7 +16,7 @@ ENDINGS = (".pt", ".pth", ".safetensors")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Where a training script's checkpoint has the state dict, beside its epoch and optimiser."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel, DistributedDataParallel and torch.compile put before every name."""
+"""What DataParallel, DistributedDataParallel and torch.compile put before every name, one upon the other."""
 NAMED = 3
 """Names that an error lists of each kind."""
 
@@ -74,7 +74,8 @@ def put(network: nn.Module, given: Mapping[str, Tensor], num_classes: int, origi
     Raises:
         ConfigError: any other name or shape differs; names `origin` and the first few.
     """
-    own, state = network.state_dict(), _named(given)
+    own = network.state_dict()
+    state = _named(given, own)
     last = _last_layer(network, num_classes)
     fresh = set() if last is None else {name for name in own if name.rpartition(".")[0] == last}
     _sum_channels(network, own, state)
@@ -103,11 +104,14 @@ def put(network: nn.Module, given: Mapping[str, Tensor], num_classes: int, origi
     return f"model.weights: {origin}; the last layer, {last}, starts fresh" + (f" ({why})" if head else "")
 
 
-def _named(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _named(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`given` without what stands before every name, as long as none of the names is one of the network's `own`."""
     state = dict(given)
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while state and not state.keys() & own.keys():
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -216,3 +217,14 @@ class TestTimm:
         assert libraries.published("timm:resnet18")["fc.bias"].sum() == 1000
         assert asked == [("resnet18", {"pretrained": True})]
         assert libraries.statistics("timm:vit_tiny_patch16_224") == libraries.HALVES
+
+    @pytest.mark.parametrize("ask", [libraries.statistics, libraries.published])
+    def test_what_is_not_there_is_named_when_it_is_asked_for(self, ask: Callable[[str], object]) -> None:
+        with pytest.raises(ConfigError, match=r"^model\.name: timm has no weights 'resnet18\.zz'; known: resnet18\."):
+            ask("timm:resnet18.zz")
+        with pytest.raises(ConfigError, match=r"^model\.name: timm has no classifier 'rasnet18'"):
+            ask("timm:rasnet18")
+
+    def test_a_network_without_published_weights(self) -> None:
+        with pytest.raises(ConfigError, match=r"^model\.weights: timm publishes no weights for 'coatnet_0_224'; leave"):
+            libraries.published("timm:coatnet_0_224")

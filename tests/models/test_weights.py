@@ -66,11 +66,18 @@ def test_the_second_of_two_networks_keeps_a_last_layer_of_its_own() -> None:
     assert same(ours.state_dict(), theirs, but="linear")
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers(prefix: str) -> None:
     ours, theirs = network(10, seed=0), network(10, seed=1).state_dict()
     weights.put(ours, {prefix + key: value for key, value in theirs.items()}, 10, "there")
     assert same(ours.state_dict(), theirs)
+
+
+def test_a_network_may_itself_have_the_name_of_a_wrapper() -> None:
+    ours, theirs = (nn.DataParallel(network(10, seed=seed)) for seed in (0, 1))
+    for given in (theirs.state_dict(), nn.DataParallel(theirs).state_dict()):
+        weights.put(ours, given, 10, "there")
+        assert same(ours.state_dict(), theirs.state_dict())
 
 
 def test_a_grey_network_takes_the_sum_over_channels() -> None:
