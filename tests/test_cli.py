@@ -28,7 +28,7 @@ def refused(capsys, *arguments: str, code: int = 2) -> str:
     ("arguments", "message"),
     [
         (["--device", "tpu"], "--device tpu: cannot be used"),
-        (["--set", "batch_size=5000"], "batch_size: a batch of 5000 images cannot be drawn from 1007"),
+        (["--set", "batch_size=5000"], "batch_size: a batch of 5000 samples cannot be drawn from 1007"),
         (["--set", "data.num_meta=5000"], "data.num_meta: 5000"),
         (["--set", "method.name=frozen", "--set", "method.file=none.json"], "method.file: none.json cannot be used"),
         (["--gpus", "1"], "--gpus: a training in this process does not look at it; give --workers 2 or more"),
@@ -106,9 +106,9 @@ def test_a_table_tells_of_milestones_too_late_and_stretches_its_own(tmp_path, mo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["batch_size=25"], "batch_size: 25 images cannot be shared equally by 2 workers; 24 would do"),
-        (["meta_batch_size=25"], "meta_batch_size: 25 images cannot be shared equally by 2 workers; 24 would do"),
-        (["data.num_meta=21"], "data.num_meta: 21 images cannot be shared equally by 2 workers; 20 would do"),
+        (["batch_size=25"], "batch_size: 25 samples cannot be shared equally by 2 workers; 24 would do"),
+        (["meta_batch_size=25"], "meta_batch_size: 25 samples cannot be shared equally by 2 workers; 24 would do"),
+        (["data.num_meta=21"], "data.num_meta: 21 samples cannot be shared equally by 2 workers; 20 would do"),
     ],
 )
 def test_batches_that_workers_cannot_share_are_refused_before_ray_starts(

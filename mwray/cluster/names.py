@@ -7,7 +7,7 @@ from typing import Any
 
 LABELS = {
     "method.weight_net.shape": "weight net",
-    "data.num_meta": "meta images",
+    "data.num_meta": "meta samples",
     "method.name": "method",
     "model.name": "network",
     "optimizer.name": "optimizer",

@@ -84,7 +84,7 @@ def _done(space: Space, result: SearchResult) -> str:
     over = f", each point at {space.seeds} seeds" if space.seeds > 1 else ""
     return (
         f"Recipe `{space.recipe}`, sampler {space.sampler}{over}; trials: {counts or 'none'}; {clock(seconds)} of "
-        f"training. Ranked by {space.metric} after the last epoch; test images ranked nothing."
+        f"training. Ranked by {space.metric} after the last epoch; test samples ranked nothing."
     )
 
 
@@ -166,13 +166,13 @@ def _trust(space: Space, entries: Sequence[Entry], best: Row) -> Iterator[str]:
     yield f"- {len(done)} trials finished{'; importances from so few are a hint' if len(done) < TRUSTED else ''}."
     if space.sampler == "tpe":
         yield "- TPE goes where it was good before: choices are drawn unevenly, which their means show."
-    images = best.experiment.data.num_validation
-    if space.metric == "validation.accuracy" and images and best.objective is not None:
-        error = math.sqrt(best.objective * (1 - best.objective) / images)
+    samples = best.experiment.data.num_validation
+    if space.metric == "validation.accuracy" and samples and best.objective is not None:
+        error = math.sqrt(best.objective * (1 - best.objective) / samples)
         near = sum(value >= best.objective - error for value in done)
         yield (
-            f"- One validation accuracy on {images} images has a standard error of {100 * error:.1f} points; {near} of "
-            "the trials lie within it of the best, which was picked as the highest and is optimistic for that."
+            f"- One validation accuracy on {samples} samples has a standard error of {100 * error:.1f} points; {near} "
+            "of the trials lie within it of the best, which was picked as the highest and is optimistic for that."
         )
     if space.seeds == 1 and SEED not in space.ranges:
         yield "- One seed each. `seeds: 5` in the space trains every point at five and ranks their mean."

@@ -44,11 +44,11 @@ def long_tail(labels: Tensor, imbalance: float, num_classes: int, generator: tor
     sizes = torch.bincount(labels, minlength=num_classes)
     largest = int(sizes.min())
     if largest < int(sizes.max()):
-        log.info("Classes hold %d to %d images: the long tail starts from %d", largest, int(sizes.max()), largest)
+        log.info("Classes hold %d to %d samples: the long tail starts from %d", largest, int(sizes.max()), largest)
     counts = tail_counts(largest, imbalance, num_classes)
     if min(counts) == 0:
         raise ConfigError(
-            f"data.bias.imbalance: {imbalance:g} leaves no image of class {counts.index(0)}, as the largest class has "
+            f"data.bias.imbalance: {imbalance:g} leaves no sample of class {counts.index(0)}, as the largest class has "
             f"{largest}; at most {largest} would leave one of each"
         )
     shuffled = torch.randperm(len(labels), generator=generator)

@@ -129,8 +129,8 @@ class Loader:
         check_divides("batch_size", batch_size, size)
         if batch_size > len(self):
             raise ConfigError(
-                f"batch_size: a batch of {batch_size} images cannot be drawn from {len(self)} training images; at most "
-                f"{len(self)} would do"
+                f"batch_size: a batch of {batch_size} samples cannot be drawn from {len(self)} training samples; at "
+                f"most {len(self)} would do"
             )
         return self._pass(batch_size, order, augmentation, rank, size)
 
@@ -269,6 +269,6 @@ def check_divides(field: str, count: int, size: int) -> None:
     """Refuse, with ConfigError, `count` images in a batch that `size` workers cannot share equally."""
     if count % size:
         raise ConfigError(
-            f"{field}: {count} images cannot be shared equally by {size} workers; "
+            f"{field}: {count} samples cannot be shared equally by {size} workers; "
             f"{max(count // size, 1) * size} would do"
         )

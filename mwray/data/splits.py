@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,9 +50,19 @@ class Splits:
         return len(self.class_names)
 
     @property
+    def noun(self) -> str:
+        """What a sample is: "image" or "vector"."""
+        return noun(self.shape)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Channels, height and width of an image, or the number of features of a vector."""
         return tuple(self.test.images.shape[1:])
+
+
+def noun(shape: Sequence[int]) -> str:
+    """What a sample of `shape` is called where people read of it: "image", or "vector" of (D,) features."""
+    return "vector" if len(shape) == 1 else "image"
 
 
 def split(data: Data, seed: int, source: Source | None = None) -> Splits:
@@ -130,14 +141,14 @@ def _cut(
     if int(left.min()) == 0 and not to_the_last:
         name = class_names[int(left.argmin())]
         raise ConfigError(
-            f"data.num_meta, data.num_validation: {data.num_meta} meta and {data.num_validation} validation images "
+            f"data.num_meta, data.num_validation: {data.num_meta} meta and {data.num_validation} validation samples "
             f"leave none of class {name!r} to train on; hold out fewer than {num_classes * int(sizes.min())} in all"
         )
     train = left
     if data.num_train is not None:
         if data.num_train < num_classes:
             raise ConfigError(
-                f"data.num_train: {data.num_train} images are less than one of each of {num_classes} classes"
+                f"data.num_train: {data.num_train} samples are less than one of each of {num_classes} classes"
             )
         train = balanced(data.num_train, left, rng(seed, "train"))
     shuffled = torch.randperm(len(labels), generator=rng(seed, "split"))
@@ -176,7 +187,7 @@ def _held_out(
     if total > smallest * len(class_names):
         name = class_names[int(available.argmin())]
         raise ConfigError(
-            f"{field}: {total} class-balanced images need {-(-total // len(class_names))} of each class, and class "
+            f"{field}: {total} class-balanced samples need {-(-total // len(class_names))} of each class, and class "
             f"{name!r} has {smallest} left; at most {smallest * len(class_names)} can be held out"
         )
     return balanced(total, available, generator)

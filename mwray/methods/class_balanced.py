@@ -34,8 +34,8 @@ class ClassBalanced(LossMethod):
         if int(counts.min()) == 0:
             absent = splits.class_names[int(counts.argmin())]
             raise ConfigError(
-                f"method.name: 'class-balanced' needs training images of every class, and none is labelled {absent!r}; "
-                "lower data.bias.imbalance or data.bias.rate, or raise data.num_train"
+                f"method.name: 'class-balanced' needs training samples of every class, and none is labelled "
+                f"{absent!r}; lower data.bias.imbalance or data.bias.rate, or raise data.num_train"
             )
         self.class_weights = class_weights(counts, settings.beta).float().to(setup.worker.device)
         if settings.loss != "softmax":

@@ -49,7 +49,7 @@ class D2L(Method):
         self.sampled = min(settings.lid_samples, len(setup.splits.train))
         if min(self.sampled, settings.lid_batch) <= settings.neighbours:
             raise ConfigError(
-                f"method.neighbours: {settings.neighbours} neighbours cannot be found among {self.sampled} images; "
+                f"method.neighbours: {settings.neighbours} neighbours cannot be found among {self.sampled} samples; "
                 f"at most {self.sampled - 1} would do, or raise data.num_train or method.lid_samples"
             )
         self.init_epochs = setup.epochs // 10 if settings.init_epochs is None else settings.init_epochs

@@ -111,6 +111,6 @@ def _check_every_class(setup: Setup) -> None:
     counts = torch.bincount(splits.meta.observed, minlength=splits.num_classes)
     if int(counts.min()) == 0:
         raise ConfigError(
-            f"data.num_meta: GLC needs a clean image of every class, and {len(splits.meta)} leave class "
+            f"data.num_meta: GLC needs a clean sample of every class, and {len(splits.meta)} leave class "
             f"{splits.class_names[int(counts.argmin())]!r} without; {splits.num_classes} or more would do"
         )

@@ -58,7 +58,7 @@ def build(settings: Any, setup: Setup) -> Method:
     method = METHODS[settings.name]
     if method.needs_meta and len(setup.splits.meta) == 0:
         raise ConfigError(
-            f"data.num_meta: method {settings.name!r} learns from clean meta images and 0 are held out; "
+            f"data.num_meta: method {settings.name!r} learns from clean meta samples and 0 are held out; "
             f"set data.num_meta to {10 * setup.splits.num_classes} or more, or method.name=base"
         )
     built: Method = method(settings, setup)
@@ -73,6 +73,6 @@ def _warn_of_classes_without_meta_images(splits: Splits) -> None:
     if missing:
         named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
         logger.warning(
-            f"data.num_meta: {len(splits.meta)} clean images leave {len(missing)} of {splits.num_classes} classes "
+            f"data.num_meta: {len(splits.meta)} clean samples leave {len(missing)} of {splits.num_classes} classes "
             f"without any ({named}), and nothing is learned from them of these; set it to {splits.num_classes} or more"
         )

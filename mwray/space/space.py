@@ -316,7 +316,7 @@ def _check_metric(space: Space) -> None:
     range_ = space.ranges.get("data.num_validation")
     if min(range_.edges()) == 0 if range_ else space.base.data.num_validation == 0:
         raise ConfigError(
-            f"metric: {space.metric} is measured on validation images, and data.num_validation is 0; "
+            f"metric: {space.metric} is measured on validation samples, and data.num_validation is 0; "
             "add `set: {data.num_validation: 200}` or more"
         )
 

@@ -56,13 +56,13 @@ def evaluate(
         logits = predict(batch.x)
         if logits.shape != (len(batch.y), num_classes):
             raise ValueError(
-                f"predict gave logits of shape {list(logits.shape)} for {len(batch.y)} images of {num_classes} "
+                f"predict gave logits of shape {list(logits.shape)} for {len(batch.y)} samples of {num_classes} "
                 f"classes; [{len(batch.y)}, {num_classes}] is needed"
             )
         batch_counts = _counts(logits, batch.y)
         counts = batch_counts if counts is None else counts + batch_counts
     if counts is None:
-        raise ValueError("there are no images to evaluate on: num_validation or num_test of the data is 0")
+        raise ValueError("there are no samples to evaluate on: num_validation or num_test of the data is 0")
     *cells, loss = counts.tolist()  # the one transfer to the host
     confusion = np.array(cells, dtype=np.int64).reshape(num_classes, num_classes)
     total = int(confusion.sum())

@@ -93,7 +93,7 @@ def graphs_for(execution: Execution, worker: Worker, on_device: bool = True) -> 
         )
     if execution.graph == "on" and not on_device:
         raise ConfigError(
-            f"{VARIABLE}: graph=on needs all images on the GPU, and they take more than half of what it has free; "
+            f"{VARIABLE}: graph=on needs all samples on the GPU, and they take more than half of what it has free; "
             "graph=auto brings each batch, or choose a smaller data.image_size"
         )
     if execution.graph == "off" or not possible or not on_device:

@@ -246,7 +246,8 @@ class Session:
     def _begin(self, first: int) -> list[dict[str, Any]]:
         if self.worker.rank == 0:
             self.record.start(to_dict(self.experiment), {**environment(), **self._sizes()}, first)
-        info = RunInfo.of(self.experiment, self.record.folder, self.steps, first, self.splits.class_names)
+        names, noun = self.splits.class_names, self.splits.noun
+        info = RunInfo.of(self.experiment, self.record.folder, self.steps, first, names, noun)
         for sink in self.sinks:
             sink.start(info)
         return [record for record in self.record.records() if record["epoch"] <= first]

@@ -18,7 +18,7 @@ from mwray.data import pictures
 from mwray.data.features import not_finite
 from mwray.data.loader import at_once
 from mwray.data.parquet import BrokenData
-from mwray.data.splits import split
+from mwray.data.splits import noun, split
 from mwray.experiment import Experiment
 from mwray.records import Run, write_atomically
 from mwray.train.classifier import InputError, TrainedClassifier, load, run_in
@@ -91,8 +91,8 @@ def predict(classifier: TrainedClassifier, images: NDArray[Any], true: NDArray[n
         best, place = logits.float().softmax(1).max(1).values, logits.argmax(1)
         predicted.append(place.cpu().numpy())
         probability.append(best.cpu().numpy())
-    noun = "vector" if len(classifier.shape) == 1 else "image"
-    return Predictions(np.concatenate(predicted), np.concatenate(probability), classifier.classes, true, noun)
+    found = np.concatenate(predicted), np.concatenate(probability)
+    return Predictions(*found, classifier.classes, true, noun(classifier.shape))
 
 
 def of_pictures(folder: Path, classifier: TrainedClassifier, place: Path) -> Predictions:

@@ -51,7 +51,7 @@ def test_a_log_has_one_line_for_each_change_of_state_and_none_for_an_epoch(row):
     lines = text_of(screen).splitlines()
     assert len(lines) == 3
     assert lines[0] == "3 trainings"
-    assert "trial 0 running: weight net 1-100-1, meta images 100, lr 0.1" in lines[1]
+    assert "trial 0 running: weight net 1-100-1, meta samples 100, lr 0.1" in lines[1]
     assert "[1/3" in lines[2] and "trial 0 finished: validation 93.5 % after epoch 10, 14 s" in lines[2]
 
 

@@ -59,7 +59,7 @@ def test_long_tail_of_unequal_classes_starts_from_the_smallest(caplog: pytest.Lo
 
 
 def test_long_tail_that_empties_a_class_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.bias\.imbalance: 100 leaves no image of class 8.* 50; at most 50"):
+    with pytest.raises(ConfigError, match=r"data\.bias\.imbalance: 100 leaves no sample of class 8.* 50; at most 50"):
         biases.long_tail(torch.arange(10).repeat(50), 100, 10, rng(0))
 
 

@@ -196,7 +196,7 @@ def test_images_are_left_alone_where_asked_or_where_they_would_lose_their_meanin
 def test_sizes_that_cannot_work_name_the_field_and_the_numbers() -> None:
     loader = _loader(7)
     order, crop = rng(0), rng(0)
-    with pytest.raises(ConfigError, match=r"^batch_size: .*10 images .* 7 training images"):
+    with pytest.raises(ConfigError, match=r"^batch_size: .*10 samples .* 7 training samples"):
         loader.epoch(10, order, crop)
     with pytest.raises(ConfigError, match=r"^batch_size: 5 images .* 2 workers; 4 would do"):
         loader.epoch(5, order, crop, 0, 2)

@@ -143,7 +143,7 @@ def test_gradients_exchanged_during_the_backward_pass_are_the_same(size, tmp_pat
 def test_uneven_shares_and_more_workers_than_images_are_refused_by_name(size, values, field, tmp_path):
     chosen = experiment("normalized", "smooth", epochs=1, **values)
     with pytest.raises(
-        ConfigError, match=rf"^{field}: \d+ images cannot be shared equally by {size} workers; \d+ would"
+        ConfigError, match=rf"^{field}: \d+ samples cannot be shared equally by {size} workers; \d+ would"
     ):
         together(size, lambda worker: train(chosen, tmp_path, worker=worker))
 

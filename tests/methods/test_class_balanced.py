@@ -63,5 +63,5 @@ def test_a_class_without_images_is_refused_by_name():
     kept = train.observed != 3
     fewer = Subset(train.images[kept], train.observed[kept], train.true[kept], train.index[kept])
     setup = replace(setup, splits=replace(setup.splits, train=fewer))
-    with pytest.raises(ConfigError, match="'class-balanced' needs training images of every class, and none .* '3'"):
+    with pytest.raises(ConfigError, match="'class-balanced' needs training samples of every class, and none .* '3'"):
         started(ClassBalancedSettings(), setup)

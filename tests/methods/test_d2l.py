@@ -132,7 +132,7 @@ def test_without_a_turning_point_it_is_basemodel():
 
 
 def test_what_cannot_be_estimated_is_refused():
-    with pytest.raises(ConfigError, match="method.neighbours: 25 neighbours cannot be found among 20 images"):
+    with pytest.raises(ConfigError, match="method.neighbours: 25 neighbours cannot be found among 20 samples"):
         started(D2LSettings(neighbours=25), make_setup(num_train=20))
     with pytest.raises(ConfigError, match="lid_batch is 20, and 20 neighbours need at least 21"):
         read(D2LSettings, {"lid_batch": 20})

@@ -173,5 +173,7 @@ def test_a_class_without_a_clean_image_is_refused_by_name():
     kept = meta.true != 7
     cut = replace(meta, images=meta.images[kept], observed=meta.observed[kept], true=meta.true[kept])
     cut = replace(cut, index=meta.index[kept])
-    with pytest.raises(ConfigError, match=r"data.num_meta: GLC needs a clean image of every class.* class '7' without"):
+    with pytest.raises(
+        ConfigError, match=r"data.num_meta: GLC needs a clean sample of every class.* class '7' without"
+    ):
         started(GLCSettings(), replace(setup, splits=replace(setup.splits, meta=cut)))

@@ -101,5 +101,5 @@ def test_a_run_without_clean_images_is_refused():
     for name in ("images", "observed", "true", "index"):
         object.__setattr__(empty, name, getattr(empty, name)[:0])
     object.__setattr__(setup.splits, "meta", empty)
-    with pytest.raises(ConfigError, match="data.num_meta: method 'l2rw' learns from clean meta images"):
+    with pytest.raises(ConfigError, match="data.num_meta: method 'l2rw' learns from clean meta samples"):
         started(L2RWSettings(), setup)

@@ -27,13 +27,13 @@ def told(caplog, folder, **values: object) -> list[str]:
 
 def test_classes_without_a_meta_image_are_told_once_at_the_start(tmp_path, caplog):
     (line,) = told(caplog, tmp_path / "few", **{"data.num_meta": 8})
-    assert line.startswith("data.num_meta: 8 clean images leave 2 of 10 classes without any (")
+    assert line.startswith("data.num_meta: 8 clean samples leave 2 of 10 classes without any (")
     assert line.endswith("; set it to 10 or more")
     assert told(caplog, tmp_path / "enough", **{"data.num_meta": 10}) == []
 
 
 def test_whoever_needs_no_meta_images_is_told_nothing_and_whoever_refuses_still_refuses(tmp_path, caplog):
     assert told(caplog, tmp_path / "base", **{"data.num_meta": 8, "method.name": "base"}) == []
-    with pytest.raises(ConfigError, match="GLC needs a clean image of every class"):
+    with pytest.raises(ConfigError, match="GLC needs a clean sample of every class"):
         told(caplog, tmp_path / "glc", **{"data.num_meta": 8, "method.name": "glc"})
     assert not caplog.records

@@ -75,7 +75,7 @@ def test_half_precision_logits_are_summed_in_full(images: Images) -> None:
 
 def test_nothing_to_evaluate_is_refused() -> None:
     nothing = Images(torch.zeros(0, NUM_CLASSES), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(ValueError, match="no images to evaluate on"):
+    with pytest.raises(ValueError, match="no samples to evaluate on"):
         evaluate(flat, nothing, NUM_CLASSES)
 
 

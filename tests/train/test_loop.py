@@ -179,7 +179,7 @@ def test_the_callers_random_state_is_left_alone(tmp_path):
 
 
 def test_a_method_that_needs_clean_images_is_refused_without(tmp_path):
-    with pytest.raises(ConfigError, match="data.num_meta: method 'mwnet' learns from clean meta images"):
+    with pytest.raises(ConfigError, match="data.num_meta: method 'mwnet' learns from clean meta samples"):
         run(short(data__num_meta=0), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 

@@ -33,12 +33,12 @@ def cell(monkeypatch):
 def test_the_bar_tells_speed_and_time_left_and_goes(cell, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("mwray.train.sinks.notebook.time", SimpleNamespace(monotonic=lambda: now[0]))
-    bar = NotebookBar(total=110, done=10, batch_size=50)
+    bar = NotebookBar(total=110, done=10, batch_size=50, noun="vector")
     now[0] += 4
     bar.update(30, "epoch 2/5")
     bar.stop()
     assert cell[0] == cell[-1] == "" and "value='30' max='110'" in cell[1]
-    assert cell[1].endswith("epoch 2/5, 250 images/s, 0:16 left")
+    assert cell[1].endswith("epoch 2/5, 250 vectors/s, 0:16 left")
 
 
 def test_a_training_in_a_notebook(cell, monkeypatch, tmp_path, capsys):

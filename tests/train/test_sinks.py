@@ -2,6 +2,7 @@ import io
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,17 @@ def test_pipe_gets_plain_lines(tmp_path: Path) -> None:
     assert epochs[1].split() == ["2/4", "0.1", "1.000", "20.0%", "0.900", "5,000", "2.0"]
     assert {len(line) for line in epochs} == {len(heading)}
     assert any("oracle" in line and line.endswith("40.00%") for line in lines)
+
+
+def test_vectors_are_called_vectors(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, _environ={"TERM": "xterm"})
+    sink = ConsoleSink(console)
+    sink.start(replace(info(tmp_path, batch_size=50), noun="vector"))
+    sink.write(1, values(1), {})
+    bar = sink.progress
+    assert "vec/s" in text(console) and "img/s" not in text(console)
+    assert bar.columns[3].render(SimpleNamespace(speed=20.0)).plain == "1,000 vectors/s"
+    sink.close()
 
 
 def test_a_short_run_has_no_last_five_epochs_and_one_epoch_is_no_plural(tmp_path: Path) -> None:

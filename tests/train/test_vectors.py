@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 
@@ -10,16 +11,18 @@ import numpy as np
 import pyarrow.csv
 import pytest
 import torch
+from rich.console import Console
 
 import mwray
 from mwray.cli import main
-from mwray.config import override
+from mwray.config import ConfigError, override
 from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.train import checkpoint
 from mwray.train.classifier import InputError
 from mwray.train.loop import train
 from mwray.train.pack import train_together
+from mwray.train.sinks import ConsoleSink
 from mwray.train.suspects import write
 from mwray.worker import LocalWorker
 from tests.data.own_sets import NAMES, own_features
@@ -103,6 +106,19 @@ def test_features_of_another_kind(run, features, message):
 def rows(path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_vectors_are_called_so_or_samples_and_never_images(tmp_path):
+    console = Console(file=io.StringIO())
+    sinks = [ConsoleSink(console)]
+    train(override(recipe("own"), SMALL), tmp_path / "run", worker=LocalWorker("cpu"), sinks=sinks)
+    said = [console.file.getvalue()]
+    assert " vec/s " in said[0]
+    for values in ({"data.num_meta": 500}, {"data.num_train": 2}, {"batch_size": 500}, {"data.num_meta": 0}):
+        with pytest.raises(ConfigError, match="samples") as error:
+            train(override(recipe("own"), SMALL | values), tmp_path, worker=LocalWorker("cpu"))
+        said.append(str(error.value))
+    assert not any("image" in text or "img" in text for text in said)
 
 
 def test_predict_takes_a_file_of_features_or_those_of_the_test(run, tmp_path, capsys):

@@ -28,6 +28,8 @@ class RunInfo:
     """The epoch, counted from 0, at which this start begins: the number of finished epochs."""
     class_names: tuple[str, ...]
     name: str
+    noun: str = "image"
+    """What it trains on: "image" or "vector"."""
 
     @classmethod
     def of(
@@ -37,6 +39,7 @@ class RunInfo:
         steps_per_epoch: int,
         first_epoch: int,
         class_names: tuple[str, ...],
+        noun: str = "image",
     ) -> RunInfo:
         """Describe a run of `experiment` in `folder`; the folder's name is the run's."""
         return cls(
@@ -47,6 +50,7 @@ class RunInfo:
             first_epoch=first_epoch,
             class_names=class_names,
             name=folder.name,
+            noun=noun,
         )
 
 

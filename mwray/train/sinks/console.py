@@ -42,6 +42,9 @@ COLUMNS = {
 }
 """Numbers in an epoch's line: heading (losses are training and meta loss; observed and true are training accuracy)."""
 
+SPEEDS = {"image": "img/s", "vector": "vec/s"}
+"""Heading of "images_per_second" by what the run trains on."""
+
 WIDE = {"lr": 8}
 """Characters of a column whose numbers may take more than six, as a cosine's rates do: 0.000985."""
 
@@ -79,7 +82,7 @@ class ConsoleSink:
         self._print(f"{run.name}: {length}{goes_on}, in {run.folder}")
         if self.console.is_jupyter:
             total = self.run.epochs * self.run.steps_per_epoch
-            self.progress = NotebookBar(total, self.steps, self.run.experiment.get("batch_size"))
+            self.progress = NotebookBar(total, self.steps, self.run.experiment.get("batch_size"), run.noun)
         elif self.console.is_interactive:
             self._open_bar()
 
@@ -128,6 +131,7 @@ class ConsoleSink:
     def _cell(self, name: str, value: float | None) -> str:
         """A number (NaN: a dash), or the heading for None, as wide as both need."""
         heading, form = COLUMNS[name]
+        heading = SPEEDS[self.run.noun] if name == "images_per_second" else heading
         text = heading if value is None else "-" if np.isnan(value) else form.format(value)
         return text.rjust(max(len(heading), WIDE.get(name, 6)))
 
@@ -142,7 +146,7 @@ class ConsoleSink:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            ImagesPerSecond(self.run.experiment.get("batch_size")),
+            SamplesPerSecond(self.run.experiment.get("batch_size"), self.run.noun),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -170,16 +174,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-class ImagesPerSecond(ProgressColumn):
-    """The present speed, evaluation included: images per second where the batch size is known, else steps."""
+class SamplesPerSecond(ProgressColumn):
+    """The present speed, evaluation included: samples per second where the batch size is known, else steps."""
 
-    def __init__(self, batch_size: int | None) -> None:
+    def __init__(self, batch_size: int | None, noun: str) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.batch_size, self.noun = batch_size, noun
 
     def render(self, task: Task) -> Text:
         """Return "1,234 images/s"."""
         speed = task.speed
         if speed is None:
             return Text("")
-        return Text(f"{speed * (self.batch_size or 1):,.0f} {'images' if self.batch_size else 'steps'}/s")
+        return Text(f"{speed * (self.batch_size or 1):,.0f} {self.noun if self.batch_size else 'step'}s/s")

@@ -10,11 +10,11 @@ from typing import Any
 class NotebookBar:
     """Steps of a run, with their speed and the time that is left."""
 
-    def __init__(self, total: int, done: int, batch_size: int | None = None) -> None:
-        """Show it below what the cell has said so far; `done` steps were taken before."""
+    def __init__(self, total: int, done: int, batch_size: int | None = None, noun: str = "image") -> None:
+        """Show it below what the cell has said so far; `done` steps were taken before, of `batch_size` `noun`s each."""
         self._shown: Any = importlib.import_module("IPython.display")  # in a notebook it is there
         self.total, self.first, self.began = total, done, time.monotonic()
-        self._images = batch_size
+        self._batch_size, self._noun = batch_size, noun
         self._handle = self._shown.display(self._shown.HTML(""), display_id=True)
 
     def update(self, done: int, label: str) -> None:
@@ -23,7 +23,7 @@ class NotebookBar:
         speed = (done - self.first) / seconds if seconds else 0.0
         words = [label]
         if speed:
-            words.append(f"{speed * (self._images or 1):,.0f} {'images' if self._images else 'steps'}/s")
+            words.append(f"{speed * (self._batch_size or 1):,.0f} {self._noun if self._batch_size else 'step'}s/s")
             words.append(f"{_clock((self.total - done) / speed)} left")
         bar = f"<progress value='{done}' max='{self.total}' style='width:20em;vertical-align:middle'></progress>"
         self._handle.update(self._shown.HTML(f"{bar} {', '.join(words)}"))
