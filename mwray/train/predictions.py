@@ -98,12 +98,14 @@ def predict(classifier: TrainedClassifier, images: NDArray[Any], true: NDArray[n
 def of_pictures(folder: Path, classifier: TrainedClassifier, place: Path) -> Predictions:
     """Classify the picture `place`, or all below that folder in the alphabet's order, decoded as the run's own are.
 
+    What file managers hide there is left out, as in `data.source=folder:`.
+
     Raises:
         InputError: there is none, one does not decode, or has another size and the run no `data.image_size`.
     """
     if len(classifier.shape) == 1:
         raise InputError(f"{place}: pictures, and the run's data are feature vectors; it takes {classifier.takes}")
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if _pictured(path, False))
+    files = [place] if place.is_file() else _below(place)
     if not files:
         raise InputError(f"{place}: no {' or '.join(pictures.ENDINGS)} file is in it")
     form, image_size = pictures.Form(*classifier.shape), read(Experiment, Run(folder).experiment()).data.image_size
@@ -124,6 +126,11 @@ def of_pictures(folder: Path, classifier: TrainedClassifier, place: Path) -> Pre
     )
     names = tuple((path.name if place.is_file() else path.relative_to(place).as_posix()) for path in files)
     return Predictions(predicted, probability, classifier.classes, files=names)
+
+
+def _below(folder: Path) -> list[Path]:
+    shown = (path for path in folder.rglob("*") if _pictured(path, False))
+    return sorted(path for path in shown if not any(name.startswith(".") for name in path.relative_to(folder).parts))
 
 
 def _pictured(place: Path, folder: bool = True) -> bool:

@@ -198,11 +198,11 @@ def test_sizes_that_cannot_work_name_the_field_and_the_numbers() -> None:
     order, crop = rng(0), rng(0)
     with pytest.raises(ConfigError, match=r"^batch_size: .*10 samples .* 7 training samples"):
         loader.epoch(10, order, crop)
-    with pytest.raises(ConfigError, match=r"^batch_size: 5 images .* 2 workers; 4 would do"):
+    with pytest.raises(ConfigError, match=r"^batch_size: 5 samples .* 2 workers; 4 would do"):
         loader.epoch(5, order, crop, 0, 2)
-    with pytest.raises(ConfigError, match=r"^meta_batch_size: 5 images .* 2 workers"):
+    with pytest.raises(ConfigError, match=r"^meta_batch_size: 5 samples .* 2 workers"):
         loader.cycle(5, order, crop, 0, 2)
-    with pytest.raises(ConfigError, match=r"^data\.num_meta: 7 images .* 2 workers; 6 would do"):
+    with pytest.raises(ConfigError, match=r"^data\.num_meta: 7 samples .* 2 workers; 6 would do"):
         loader.cycle(100, order, crop, 0, 2)
     with pytest.raises(ConfigError, match=r"^data\.num_meta: the meta set is empty"):
         _loader(0).cycle(10, order, crop)

@@ -101,7 +101,9 @@ def test_pictures_that_cannot_be_classified_are_named(
         "data.num_validation": 3,
     }
     train(override(recipe("own"), own), tmp_path / "arrays", worker=LocalWorker("cpu"))
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".thumbnails").mkdir(parents=True)
+    for hidden in ("._x.png", ".thumbnails/x.png"):
+        (tmp_path / "empty" / hidden).write_bytes(b"no picture")
     (tmp_path / "x.png").write_bytes(b"no picture")
     for folder, place, message in (
         (run, tmp_path / "empty", r"empty: no .png or .jpg or .jpeg or .webp or .bmp file is in it"),
