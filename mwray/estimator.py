@@ -62,7 +62,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             held out.
         sample_weight_: float32 [N], what the learned function gives to that loss, likewise; None where the method has
             none.
-        suspects_: int64, rows of X whose labels are trusted least, those first. Held out rows are not among them.
+        suspects_: int64, rows of X, those first whose labels are trusted least: of the largest loss. Held out rows are
+            not among them.
         run_: the run's folder, if it was kept.
     """
 

@@ -45,10 +45,13 @@ class Suspects:
 
 
 def order(loss: Floats, weight: Floats | None) -> NDArray[np.int64]:
-    """Positions [N] by rising weight, equal weights (or no weights) by falling loss."""
-    if weight is None:
-        return np.argsort(-loss, kind="stable")
-    return np.lexsort((-loss, weight))
+    """Positions [N] by falling loss, equal losses by rising weight.
+
+    Not by the weight first: a learned weight function need not fall with the loss. Where the network has learned wrong
+    labels by heart it is nearly flat, and its slightest rise puts the samples of least loss before the wrong ones;
+    under a long tail it rises. Where it falls, both orders are one.
+    """
+    return np.argsort(-loss, kind="stable") if weight is None else np.lexsort((weight, -loss))
 
 
 def precision_recall(wrong: Bools) -> tuple[Floats, Floats]:
@@ -110,8 +113,7 @@ def write(suspects: Suspects, images: NDArray[np.uint8] | None, folder: Path) ->
     write_atomically(folder / "suspects.csv", buffer.getvalue())
     if images is not None:
         save(contact_sheet(suspects, images), folder / "suspects.png")
-    by = "loss (this method has no weight function)" if suspects.weight is None else "weight"
-    said = [f"{len(suspects.index)} training samples, the least trusted first, by {by}: {folder}"]
+    said = [f"{len(suspects.index)} training samples, the least trusted first, by loss: {folder}"]
     wrong = suspects.wrong
     if wrong is not None and wrong.any():
         save(ranking(wrong), folder / "ranking.png")

@@ -51,10 +51,10 @@ def restored(folder: Path, device: str | None = None) -> Session:
 
 @torch.no_grad()
 def suspects(session: Session) -> Suspects:
-    """All training samples of a restored run, not augmented, the least trusted first.
+    """All training samples of a restored run, not augmented, the largest loss first.
 
-    Where the weight function also depends on the class, its mean over classes is taken (`Method.curve`). Methods
-    without one are ranked by loss.
+    Beside it is what a learned weight function gives to that loss; where it also depends on the class, its mean over
+    classes (`Method.curve`).
     """
     batches = session.train.in_order(at_once(session.splits.shape))
     logits = torch.cat([session.method.predict(batch.x) for batch in batches]).float()

@@ -24,10 +24,10 @@ def made(true=None, weight=None):
     )
 
 
-def test_least_weight_first_and_among_equals_the_largest_loss():
-    loss = np.array([1.0, 5.0, 3.0, 4.0])
-    assert order(loss, np.array([0.9, 0.1, 0.1, 0.5])).tolist() == [1, 2, 3, 0]
-    assert order(loss, None).tolist() == [1, 3, 2, 0]
+def test_the_largest_loss_first_and_among_equals_the_least_weight():
+    loss = np.array([1.0, 5.0, 3.0, 4.0, 5.0])
+    assert order(loss, np.array([0.1, 0.9, 0.1, 0.5, 0.2])).tolist() == [4, 1, 3, 2, 0]
+    assert order(loss, None).tolist() == [1, 4, 3, 2, 0]
 
 
 def test_precision_and_recall_by_counting():

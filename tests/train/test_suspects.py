@@ -33,7 +33,7 @@ def test_every_sample_once_and_wrong_labels_ahead(run):
     assert sorted(found.index.tolist()) == sorted(train_set.index.tolist())
     np.testing.assert_array_equal(found.index, train_set.index.numpy()[found.position])
     np.testing.assert_array_equal(found.wrong, (train_set.observed != train_set.true).numpy()[found.position])
-    assert (np.diff(found.weight) >= 0).all()
+    assert (np.diff(found.loss) <= 0).all()
     wrong = int(found.wrong.sum())
     assert found.wrong[:wrong].mean() > 0.8  # 36 % by chance
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_of_the_first_epoch_of_a_second_phase(tmp_path):
 def test_files_lie_in_the_run_s_folder_and_the_run_is_left_as_it_was(run):
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     said = write(run, device="cpu")
-    assert "by weight" in said and "have a wrong label" in said
+    assert "by loss" in said and "have a wrong label" in said
     assert {path.name for path in (run / "suspects").iterdir()} == {
         "suspects.parquet",
         "suspects.csv",
