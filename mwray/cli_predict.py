@@ -35,7 +35,7 @@ def add_verbs(verbs: Any) -> None:
         metavar="FILES",
         help="FILE.npy, uint8 [N, channels, height, width] or features [N, D]; or a picture, or a folder of pictures",
     )
-    used.add_argument("--test", action="store_true", help="the run's own test images, and the accuracy on them")
+    used.add_argument("--test", action="store_true", help="the run's own test set, and the accuracy on it")
     used.add_argument("--out", metavar="FILE.csv", help="default: predictions.csv in the run's folder")
     used.add_argument("--device", help="cpu, cuda (default: a GPU if there is one)")
     used.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")

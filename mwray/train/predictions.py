@@ -22,6 +22,7 @@ from mwray.data.splits import noun, split
 from mwray.experiment import Experiment
 from mwray.records import Run, write_atomically
 from mwray.train.classifier import InputError, TrainedClassifier, load, run_in
+from mwray.train.sinks.console import counted
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
     if images is not None:
         found = of_pictures(folder, classifier, images) if _pictured(images) else None
         found = found or predict(classifier, _read(images, classifier))
-        said = [f"{len(found.predicted)} {found.noun}s of {images}, classified after epoch {classifier.epoch}"]
+        said = [f"{counted(len(found.predicted), found.noun)} of {images}, classified after epoch {classifier.epoch}"]
     else:
         experiment = read(Experiment, Run(folder).experiment())
         test = split(experiment.data, experiment.seed).test
@@ -73,7 +74,7 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
             raise InputError(f"--test: {experiment.data.source!r} has no test samples; give a file of some instead")
         found = predict(classifier, test.images.numpy(), test.observed.numpy())
         assert found.accuracy is not None
-        accuracy, rows = f"{100 * found.accuracy:.2f} %", f"{len(test)} {found.noun}s"
+        accuracy, rows = f"{100 * found.accuracy:.2f} %", counted(len(test), found.noun)
         said = [f"{accuracy}  test accuracy, {rows}, after epoch {classifier.epoch}"]
         recorded = [r["test.accuracy"] for r in Run(folder).records() if r["epoch"] == classifier.epoch]
         if recorded and recorded[0] != found.accuracy:

@@ -78,13 +78,16 @@ def both(run: Path, root: Path, out: Path) -> tuple[list[dict[str, str]], list[d
     return rows(out / "1.csv"), rows(out / "2.csv")
 
 
-def test_files_are_decoded_as_the_runs_own_pictures(run: Path, root: Path, tmp_path: Path) -> None:
+def test_files_are_decoded_as_the_runs_own_pictures(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tested, files = both(run, root, tmp_path)
     names = ("image", "predicted", "name", "probability")
     assert [[row[n] for n in names] for row in tested] == [[row[n] for n in names] for row in files]
     assert [row["file"].split("/")[0] for row in files] == [row["true_name"] for row in tested]
     one = next((root / "test" / "ash").iterdir())
     assert main(["predict", str(run), str(one), "--out", str(tmp_path / "3.csv"), "--device", "cpu"]) == 0
+    assert f"1 image of {one}, classified" in capsys.readouterr().out
     (row,) = rows(tmp_path / "3.csv")
     assert row["file"] == one.name
     assert row["predicted"] == next(r["predicted"] for r in files if r["file"] == f"ash/{one.name}")
