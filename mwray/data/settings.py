@@ -21,8 +21,10 @@ def known(source: str) -> None:
     before, colon, after = source.partition(":")
     if source in BUILT_IN or (before and colon and after):
         return
+    path = "/" in source or source.startswith(("~", "."))
+    hint = f" Did you mean '{FOLDER}{source}'?" if path else nearest(source, list(BUILT_IN))
     raise ValueError(
-        f"there is no data set {source!r}.{nearest(source, list(BUILT_IN))} Known: {', '.join(BUILT_IN)}; or name your "
+        f"there is no data set {source!r}.{hint} Known: {', '.join(BUILT_IN)}; or name your "
         "own as 'folder:/path' or 'package.module:function'."
     )
 

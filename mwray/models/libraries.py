@@ -112,6 +112,16 @@ def statistics(name: str) -> Statistics | None:
     return tuple(transforms.mean), tuple(transforms.std)
 
 
+def hint(network: str) -> str:
+    """ " Did you mean 'torchvision:resnet18'?" for the plain name of a classifier of torchvision, or ""."""
+    try:
+        models = _library("torchvision:")
+    except ConfigError:
+        return ""
+    known = network in models.list_models(module=models)
+    return f" Did you mean 'torchvision:{network}'?" if known else ""
+
+
 def modern(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """`state` of a torchvision network by the names of today, without the heads that are not built here."""
     renamed = {DENSENET.sub(r"\1\2", name): value for name, value in state.items()}

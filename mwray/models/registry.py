@@ -107,8 +107,14 @@ def find(name: str) -> Factory:
     if name in MODELS:
         return MODELS[name]
     if ":" not in name:
+        hint = libraries.hint(name) or nearest(name, list(MODELS))
         raise ConfigError(
-            f"model.name: there is no network {name!r}.{nearest(name, list(MODELS))} Known: {', '.join(MODELS)}; "
+            f"model.name: there is no network {name!r}.{hint} Known: {', '.join(MODELS)}; "
             "'torchvision:NAME' and 'timm:NAME'; or name your own as 'package.module:factory'."
         )
-    return imported("model.name", name)
+    try:
+        return imported("model.name", name)
+    except ConfigError as error:
+        library, _, network = name.partition(":")
+        meant = nearest(f"{library}:", list(libraries.PREFIXES)).replace(":'", f":{network}'")
+        raise ConfigError(f"{error}{meant}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def read(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a damaged file makes torch raise nearly anything
         why = str(error).strip().split("\n")[0].rstrip(".")[:200] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch tells how to run its code, in bold
+            why = "it holds more than tensors, such as a whole network, or is no file of torch.save"
         raise ConfigError(
             f"model.weights: {path} cannot be read ({why}); save the network's state dict alone: "
             "torch.save(network.state_dict(), path)"
@@ -83,9 +86,9 @@ def put(network: nn.Module, given: Mapping[str, Tensor], num_classes: int, origi
         fresh = set()
     counters = {name for name in own if name.endswith("num_batches_tracked")}  # files of before torch 0.4.1 have none
     wrong = {
-        "is missing": [name for name in own if name not in state and name not in fresh | counters],
-        "is unknown to the network": [name for name in state if name not in own],
-        "has another shape": [
+        "missing": [name for name in own if name not in state and name not in fresh | counters],
+        "unknown to the network": [name for name in state if name not in own],
+        "of another shape": [
             f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
             for name in own
             if name in state and name not in fresh and state[name].shape != own[name].shape
@@ -141,4 +144,4 @@ def _sum_channels(network: nn.Module, own: Mapping[str, Tensor], state: dict[str
 
 def _listed(names: list[str], what: str) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more} {what}"
+    return f"{what}: {', '.join(names[:NAMED])}{more}"

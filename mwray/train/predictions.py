@@ -64,6 +64,8 @@ def write(folder: Path, images: Path | None, out: Path | None = None, *, device:
     folder = run_in(folder)
     classifier, out = load(folder, device), out or folder / "predictions.csv"
     if images is not None:
+        if not images.exists():
+            raise InputError(f"{images}: there is no such file or folder")
         found = of_pictures(folder, classifier, images) if _pictured(images) else None
         found = found or predict(classifier, _read(images, classifier))
         said = [f"{counted(len(found.predicted), found.noun)} of {images}, classified after epoch {classifier.epoch}"]

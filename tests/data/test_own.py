@@ -96,6 +96,12 @@ def test_a_name_that_can_be_none_is_refused_with_what_would_do(name: str) -> Non
         sources.load(name)
 
 
+def test_a_path_without_its_prefix_is_told_with_it() -> None:
+    for path in ("/my/photographs", "./pets", "~/pets"):
+        with pytest.raises(ConfigError, match=rf"Did you mean 'folder:{path}'\?"):
+            override(recipe("own"), {"data.source": path})
+
+
 GOOD = own_data()
 N = len(GOOD.train_labels)
 

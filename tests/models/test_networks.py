@@ -221,8 +221,10 @@ def test_a_network_of_ones_own_is_named_by_its_import_path() -> None:
     ("name", "message"),
     [
         ("resnet23", r"no network 'resnet23'\. Did you mean 'resnet\d+'\? Known: small,.*package\.module:factory"),
+        ("resnet18", r"no network 'resnet18'\. Did you mean 'torchvision:resnet18'\?"),
+        ("torchvison:resnet18", r"'torchvison' .* cannot be imported .* Did you mean 'torchvision:resnet18'\?$"),
         ("", r"no network ''"),
-        ("no_such_module:net", r"'no_such_module' .* cannot be imported .*PYTHONPATH"),
+        ("no_such_module:net", r"'no_such_module' .* cannot be imported .*PYTHONPATH\.$"),
         (":net", r"'' of ':net' cannot be imported"),
         ("own_networks:none", r"'own_networks' has no function or class 'none'"),
         ("own_networks:number", r"'own_networks' has no function or class 'number'"),

@@ -190,7 +190,7 @@ def test_predict_refuses_in_one_line(run, tmp_path, capsys):
             [str(run), "x.npy", "--test"],
             "predict: give a file of images or features (FILE.npy), a picture or a folder of them, or --test",
         ),
-        ([str(run), "x.npy"], "x.npy: cannot be read (No such file or directory)"),
+        ([str(run), "x.npy"], "x.npy: there is no such file or folder"),
         ([str(run), str(tmp_path / "text.npy")], "cannot be read (it holds no plain array)"),
         ([str(run), str(tmp_path / "cut.npz")], "cut.npz: cannot be read (it holds no plain array)"),
         ([str(run), str(tmp_path / "two.npz")], "two.npz: holds 2 arrays with names; save one array by numpy.save"),
