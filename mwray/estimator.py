@@ -87,7 +87,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             model: a network's name, or "package.module:factory"; None: "small" for images, "mlp" for vectors.
             epochs: passes over the data. Vectors are learned by AdamW, its rate 1e-3 falling by a cosine; images by
                 SGD, whose 0.1 is divided by 10 after three quarters and nine tenths of them.
-            batch_size: None: 100, or all samples where they are fewer.
+            batch_size: None: 100; of fewer than 1,000 samples a tenth of them, and at least 10.
             seed: of weights, order, crops and what is held out.
             settings: further fields by dotted name, for example {"optimizer.lr": 0.05}; they have the last word.
             folder: where the run is kept, in a folder of its own by its settings and arrays: records, pictures,
@@ -225,7 +225,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             "model.name": self.model or ("mlp" if isinstance(data, OwnFeatures) else "small"),
             "method.name": self.method,
             "epochs": self.epochs,
-            "batch_size": min(100, left) if self.batch_size is None else self.batch_size,
+            # At least ten steps an epoch: in 40 of one step each, small tables learned little.
+            "batch_size": min(left, max(10, min(100, left // 10))) if self.batch_size is None else self.batch_size,
             "seed": self.seed,
         }
         experiment = override(recipe("own"), plain(values))

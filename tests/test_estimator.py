@@ -47,8 +47,8 @@ def _cut(features, labels, size):
     return train_test_split(features, labels, test_size=size, stratify=labels, random_state=0)
 
 
-def quick(**arguments):
-    return mwray.Classifier(**{"verbose": False, "device": "cpu", "epochs": 2, **arguments})
+def quick(method="mwnet", **arguments):
+    return mwray.Classifier(method, **{"verbose": False, "device": "cpu", "epochs": 2, **arguments})
 
 
 def as_images(rows):
@@ -248,6 +248,12 @@ def test_columns_of_the_clean_samples_in_another_order_are_refused():
             quick().fit(table, labels, **{"clean": (table, labels), name: (turned, labels)})
 
 
+@pytest.mark.parametrize(("count", "size"), [(8, 8), (20, 10), (250, 25), (1000, 100), (1097, 100)])
+def test_small_tables_have_small_batches(digits, count, size):
+    features, given = digits[0][:count], np.arange(count) % 2
+    assert quick("base", epochs=1).fit(features, given).experiment_.batch_size == size
+
+
 def test_settings_may_be_numpys_numbers_and_paths(digits, tmp_path):
     features, labels, _, clean, _ = digits
     first = quick(folder=tmp_path).fit(features, labels, clean=clean)
@@ -261,7 +267,7 @@ def test_settings_may_be_numpys_numbers_and_paths(digits, tmp_path):
 
 def test_a_limited_training_set_makes_the_batch_as_small(digits):
     features, labels, _, clean, _ = digits
-    assert quick(settings={"data.num_train": 60}).fit(features, labels, clean=clean).experiment_.batch_size == 60
+    assert quick(settings={"data.num_train": 60}).fit(features, labels, clean=clean).experiment_.batch_size == 10
 
 
 def test_sgd_for_vectors_is_that_of_images(digits):
