@@ -53,7 +53,9 @@ def add_verbs(verbs: Any) -> None:
     written.add_argument(
         "--runs", nargs="+", default=[], metavar="RUN", help="draw from these runs, and those below, of any kind"
     )
-    written.add_argument("--suspects", metavar="RUN", help="list the training samples that this run trusts least")
+    written.add_argument(
+        "--suspects", metavar="RUN", help="list the training samples that this run, or a search's best, trusts least"
+    )
     written.add_argument("--device", help="for --suspects: cpu, cuda (default: a GPU if there is one)")
     written.add_argument("--data", metavar="DIR", help="folder of data sets (default: $MWRAY_DATA, then data/)")
     written.set_defaults(verb=report)

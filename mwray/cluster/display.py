@@ -225,7 +225,9 @@ def closing(result: SearchResult) -> list[str]:
         lines += [f"  checkpoint: {path}" for path in checkpoints(folder)[:1]]
         lines.append(f"  settings:   {result.folder / 'best.json'} (`launch/train.py --from` it trains the same again)")
     if (result.folder / "summary.md").exists():
-        lines.append(f"What mattered: {result.folder / 'summary.md'}, drawn in {result.folder / 'pictures'}")
+        pictures = result.folder / "pictures"  # not of very few trials
+        drawn = f", drawn in {pictures}" if pictures.exists() else ""
+        lines.append(f"What mattered: {result.folder / 'summary.md'}{drawn}")
     if result.spend:
         lines.append(f"Spent: {hours(result.spend)}")
     command = f"{sys.executable} -m tensorboard.main --logdir {result.folder / 'trials'} --host 127.0.0.1"

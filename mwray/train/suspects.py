@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mwray.data.loader import at_once
 from mwray.reports import suspects as reports
 from mwray.reports.suspects import SHOWN, Suspects
-from mwray.train.classifier import newest
+from mwray.train.classifier import newest, run_in
 from mwray.train.loop import Session
 from mwray.worker import LocalWorker
 
@@ -20,13 +20,14 @@ def write(folder: Path, out: Path | None = None, *, device: str | None = None) -
     """Write the list, the contact sheet (of images) and the ranking of the run in `folder`; returns what they show.
 
     Args:
-        folder: of a run with a checkpoint.
+        folder: of a run with a checkpoint, or of a search: its best trial.
         out: where to; default: `suspects` in the run's folder.
         device: cpu, cuda; default: a GPU if there is one.
 
     Raises:
         RecordError: the folder holds no run, or no checkpoint of it.
     """
+    folder = run_in(folder)
     session = restored(folder, device)
     found = suspects(session)
     images = None  # feature vectors are not shown

@@ -97,3 +97,9 @@ def test_no_run_and_no_checkpoint(tmp_path, run):
     (tmp_path / "experiment.json").write_text((run / "experiment.json").read_text())
     with pytest.raises(RecordError, match="no whole checkpoint"):
         write(tmp_path)
+
+
+def test_of_a_search_they_are_those_of_its_best_trial(run, tmp_path):
+    (tmp_path / "best.json").write_text(json.dumps({"folder": str(run)}))
+    assert str(run / "suspects") in write(tmp_path, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
