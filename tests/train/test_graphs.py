@@ -207,7 +207,7 @@ def test_graphs_are_refused_where_there_can_be_none():
     worker = LocalWorker("cpu")
     worker.device = torch.device("cuda")
     assert graphs_for(Execution(), worker, on_device=False) is None
-    with pytest.raises(ConfigError, match="graph=on needs all images on the GPU, .* data.image_size"):
+    with pytest.raises(ConfigError, match="graph=on needs all samples on the GPU, .* data.image_size"):
         graphs_for(Execution(graph="on"), worker, on_device=False)
 
 
