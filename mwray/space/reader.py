@@ -77,7 +77,10 @@ def find(path: Path) -> Path:
 
 def _others(path: Path) -> str:
     """What the user may have meant."""
-    folder = path.parent if list(path.parent.glob("*.yaml")) else SHIPPED
-    known = sorted(str(found) for found in folder.glob("*.yaml"))
+    if path.parent == Path() and not path.suffix:  # the name of one that comes with the package
+        known = sorted(found.stem for found in SHIPPED.glob("*.yaml"))
+    else:
+        folder = path.parent if list(path.parent.glob("*.yaml")) else SHIPPED
+        known = sorted(str(found) for found in folder.glob("*.yaml"))
     hint = nearest(str(path), known)
     return hint or (f" There are: {', '.join(known)}" if known else "")
