@@ -192,6 +192,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _place(self) -> Iterator[Path]:
         """The folder for the run's folder."""
         if self.folder is not None:
+            if Path(self.folder).exists() and not Path(self.folder).is_dir():
+                raise ConfigError(f"folder: {self.folder} is a file; give a folder, made if it is not there")
             yield Path(self.folder)
             return
         with tempfile.TemporaryDirectory(prefix="mwray-") as folder:

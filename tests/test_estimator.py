@@ -286,6 +286,13 @@ def test_numbers_beyond_float32_are_refused(digits, fitted):
         fitted.predict(rows)
 
 
+def test_a_file_is_no_folder_for_runs(digits, tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    with pytest.raises(ConfigError, match="folder: .*runs is a file"):
+        quick(method="base", folder=tmp_path / "runs").fit(*digits[:2])
+    assert (tmp_path / "runs").read_text() == "mine"
+
+
 def test_arrays_of_another_process_are_not_there():
     with pytest.raises(ConfigError, match="same arrays"):
         read(GIVEN + "0123456789abcdef")
