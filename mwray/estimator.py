@@ -31,6 +31,7 @@ from mwray.recipes import recipe
 from mwray.records import Run
 from mwray.reports import draw
 from mwray.reports.picture_data import Samples
+from mwray.studies.presets import milestones
 from mwray.train.classifier import TrainedClassifier, load
 from mwray.train.loop import train
 from mwray.train.sinks import ConsoleSink, PicturesSink, Sink, TensorBoardSink
@@ -273,8 +274,7 @@ def _optimizer(experiment: Experiment, data: OwnData | OwnFeatures, chosen: str 
         ahead = "method.meta.look_ahead"
         own_step = {ahead: "optimizer"} if ahead in leaves(experiment) else {}
         return {"optimizer.name": "adamw", "optimizer.schedule": "cosine", **own_step}
-    drops = {int(share * experiment.epochs) for share in (0.75, 0.9)} - {0}
-    return {"optimizer.milestones": sorted(drops)}
+    return {"optimizer.milestones": milestones(experiment.epochs, 0.75, 0.9)}
 
 
 ARGUMENTS = {

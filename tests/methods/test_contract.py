@@ -194,6 +194,21 @@ def test_predictions_are_those_of_evaluation_mode(case, tmp_path):
 
 
 @every_method
+def assert_two_workers_are_one_process(settings: Experiment, tmp_path: Path) -> None:
+    """Train in tmp_path / "alone" and in tmp_path / "team": two workers agree to the bit, and with one to rounding."""
+    alone = session_in(tmp_path / "alone", settings)
+    alone.run(EPOCHS)
+
+    def work(worker: LockstepWorker) -> Any:
+        session = session_in(tmp_path / "team", settings, worker)
+        session.run(EPOCHS)
+        return session.method.state()
+
+    first, second = together(2, work)
+    assert same(first, second)
+    close(first, alone.method.state())
+
+
 @pytest.mark.parametrize("field", ["data.num_meta", "epochs"])
 def test_it_trains_without_clean_images_and_for_one_epoch_or_says_which_field_is_at_fault(case, field, tmp_path):
     least = {"data.num_meta": 0, "epochs": 1}
@@ -223,17 +238,7 @@ def test_two_workers_are_one_process(case, tmp_path, request):
     if label(case) in UNEQUAL:
         request.applymarker(pytest.mark.xfail(reason=UNEQUAL[label(case)], strict=True))
     settings = experiment(case, model__name="mlp")
-    alone = session_in(tmp_path / "alone", settings)
-    alone.run(EPOCHS)
-
-    def work(worker: LockstepWorker) -> Any:
-        session = session_in(tmp_path / "team", settings, worker)
-        session.run(EPOCHS)
-        return session.method.state()
-
-    first, second = together(2, work)
-    assert same(first, second)
-    close(first, alone.method.state())
+    assert_two_workers_are_one_process(settings, tmp_path)
     records = zip(Run(tmp_path / "team").records(), Run(tmp_path / "alone").records(), strict=True)
     for ours, theirs in records:
         names = [name for name in theirs if name.startswith(("train.", "method.", "test."))]

@@ -14,9 +14,16 @@ from mwray.train.evaluate import evaluate
 from mwray.train.graphs import Graphs
 from mwray.train.loop import Session, train
 from mwray.worker import LocalWorker
-from tests.methods.lockstep import together
 from tests.methods.setups import same
-from tests.methods.test_contract import EPOCHS, NEEDED, bits, close, experiment, label, session_in
+from tests.methods.test_contract import (
+    EPOCHS,
+    NEEDED,
+    assert_two_workers_are_one_process,
+    bits,
+    experiment,
+    label,
+    session_in,
+)
 from tests.train.fake_graph import FakeCapture
 from tests.train.stopping import Stopped, Stopping
 
@@ -92,18 +99,7 @@ def test_plain_training_is_a_loop_of_pytorchs_own(name, tmp_path):
 
 @pytest.mark.parametrize("case", CASES[-2:], ids=label)
 def test_two_workers_are_one_process(case, tmp_path):
-    settings = experiment(case | ADAMW)
-    alone = session_in(tmp_path / "alone", settings)
-    alone.run(EPOCHS)
-
-    def work(worker):
-        session = session_in(tmp_path / "team", settings, worker)
-        session.run(EPOCHS)
-        return session.method.state()
-
-    first, second = together(2, work)
-    assert same(first, second)
-    close(first, alone.method.state())
+    assert_two_workers_are_one_process(experiment(case | ADAMW), tmp_path)
 
 
 def test_each_of_two_phases_goes_through_the_warm_up_and_the_cosine_in_its_own_time(tmp_path):

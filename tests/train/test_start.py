@@ -26,20 +26,11 @@ from mwray.worker import LocalWorker, Worker
 from tests.distributed.groups import processes
 from tests.methods.test_contract import NEEDED
 from tests.train.stopping import Stopped, Stopping
+from tests.train.test_classifier import SMALL as CLASSIFIED
 from tests.train.test_pack import both, state_distance
 
 GREY = (1, 8, 8)
-SMALL = {
-    "model.name": "mlp",
-    "epochs": 2,
-    "batch_size": 50,
-    "meta_batch_size": 50,
-    "optimizer.milestones": [],
-    "data.num_train": 200,
-    "data.num_meta": 50,
-    "data.num_validation": 0,
-    "data.num_test": 120,
-}
+SMALL = {**CLASSIFIED, "model.name": "mlp", "epochs": 2}
 State = dict[str, Tensor]
 
 
