@@ -193,7 +193,6 @@ def test_predictions_are_those_of_evaluation_mode(case, tmp_path):
     assert json.dumps(repr(method.state())) == state
 
 
-@every_method
 def assert_two_workers_are_one_process(settings: Experiment, tmp_path: Path) -> None:
     """Train in tmp_path / "alone" and in tmp_path / "team": two workers agree to the bit, and with one to rounding."""
     alone = session_in(tmp_path / "alone", settings)
@@ -209,6 +208,7 @@ def assert_two_workers_are_one_process(settings: Experiment, tmp_path: Path) -> 
     close(first, alone.method.state())
 
 
+@every_method
 @pytest.mark.parametrize("field", ["data.num_meta", "epochs"])
 def test_it_trains_without_clean_images_and_for_one_epoch_or_says_which_field_is_at_fault(case, field, tmp_path):
     least = {"data.num_meta": 0, "epochs": 1}
